@@ -1,0 +1,292 @@
+"""The recipe: one TOML file, one frozen model per section, every problem reported at once.
+
+Sections carry the names of the packages. A part with options is a `Spec`: `loss = { name = "grpo", clip_high = 0.28 }`;
+its options are checked against the part's keyword-only signature by `cluster.check`, which knows the registries.
+Reading a recipe imports nothing heavy. Unknown keys, wrong types and values out of range become a `ConfigError` that
+names file, key, value, what was wanted, and the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from swarm.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict, no unknown keys; the string under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Spec(Section):
+    """A part by name, with its options beside the name."""
+
+    name: str
+    """Key in the registry of its kind."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the part."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {"name": data}
+        if isinstance(data, Mapping) and "options" not in data:
+            known = set(cls.model_fields) - {"options"}
+            own = {k: v for k, v in data.items() if k in known}
+            return own | {"options": {k: v for k, v in data.items() if k not in known}}
+        return data
+
+
+class WeightedSpec(Spec):
+    """A part with a weight among others of its kind."""
+
+    weight: Positive = 1.0
+    """Share (tasks) or factor (rewarders)."""
+
+
+class ModelSection(Section):
+    """The policy."""
+
+    path: str
+    """`smollm2-135m-instruct` or `tiny` (made on first use), a Hugging Face model folder, or a hub id."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the engine's weights and of the learner's autocast; master weights are always float32."""
+
+
+class ActorsSection(Section):
+    """Prompts in, groups out."""
+
+    num: Count = 1
+    """Rollout actors."""
+    engine: Spec = Spec(name="vllm")
+    """Generation engine."""
+    tasks: Annotated[list[WeightedSpec], Field(min_length=1)]
+    """Task sources, mixed by weight."""
+    system: str = ""
+    """System message of every prompt; empty for none."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts per prompt."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Sampling temperature of training rollouts."""
+    max_new_tokens: Count = 64
+    """Completion length limit in tokens."""
+    max_prompt_tokens: Count = 512
+    """Longest prompt after the chat template; longer ones are refused and counted."""
+    threads: Count = 1
+    """Compute threads of each actor on CPU."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs each actor asks Ray for."""
+
+
+class RewardersSection(Section):
+    """Groups in, scores out."""
+
+    num: Count = 1
+    """Reward workers."""
+    use: Annotated[list[WeightedSpec], Field(min_length=1)]
+    """Rewarders; the reward is the weighted sum of their verdicts."""
+    timeout_s: Positive = 10.0
+    """Time limit of one rewarder on one group, in seconds."""
+    retries: Natural = 1
+    """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
+
+
+class LearnersSection(Section):
+    """Scored groups in, weights out."""
+
+    steps: Count
+    """Learner steps of the run."""
+    groups_per_step: Count = 8
+    """Groups in a batch."""
+    max_lag: Natural = 1
+    """Largest age of a token when it is trained on, in learner steps; 0 is synchronous."""
+    loss: Spec = Spec(name="grpo")
+    """Policy loss."""
+    advantage: Spec = Spec(name="group_norm")
+    """How rewards of a group become advantages."""
+    importance_cap: Positive = 2.0
+    """Upper bound of the truncated importance weight per token."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL penalty to the initial policy (k3 estimator); 0 keeps no reference model."""
+    updates_per_step: Count = 1
+    """Optimiser updates per batch (the batch is split by groups)."""
+    lr: Positive = 1e-6
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate, after warm-up, over the steps of the run."""
+    warmup_steps: Natural = 0
+    """Learner steps of linear warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
+    """AdamW's moments."""
+    grad_clip: Positive = 1.0
+    """Largest gradient norm."""
+    micro_tokens: Count = 8192
+    """Padded tokens (prompt and completion) of one forward pass."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage."""
+    checkpoint_every: Count = 50
+    """Learner steps between checkpoints; one is always written at the end."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    """Newest checkpoints to keep; at least two, so that a broken one has a predecessor."""
+    threads: Count = 2
+    """Compute threads of the learner on CPU."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs the learner asks Ray for."""
+
+
+class EvalSection(Section):
+    """Held-out questions, answered greedily."""
+
+    questions: Count = 200
+    """Asked before and after the run."""
+    live_questions: Natural = 50
+    """Asked while the run goes on; 0 for none."""
+    every: Count = 10
+    """Learner steps between live evaluations."""
+
+
+class ClusterSection(Section):
+    """Where the processes are."""
+
+    placement: Literal["ray", "inline"] = "ray"
+    """`ray`: one process per worker; `inline`: all in this process, for tests and very small nodes."""
+    address: str = ""
+    """A running Ray cluster (`auto` or HOST:PORT); empty starts a local one of its own."""
+    runs: str = "runs"
+    """Folder of run folders; shared between driver and learner."""
+    give_up_after: Count = 24
+    """Groups that may fail in a row before the run stops as starved."""
+
+
+class RunConfig(Section):
+    """A whole recipe."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run; its folder is this name and a number."""
+    seed: Natural = 0
+    """Of task order, sampling and initialisation."""
+    model: ModelSection
+    actors: ActorsSection
+    rewarders: RewardersSection
+    learners: LearnersSection
+    eval: EvalSection = EvalSection()
+    cluster: ClusterSection = ClusterSection()
+
+    def to_toml(self) -> str:
+        """The resolved recipe, which `load` reads back to an equal object."""
+        return tomli_w.dumps(_flatten(self.model_dump()))
+
+
+def _flatten(value: Any) -> Any:
+    """Dumped sections with each Spec's options beside its name again."""
+    if isinstance(value, list):
+        return [_flatten(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    out = {k: _flatten(v) for k, v in value.items() if k != "options"}
+    return out | dict(value.get("options", {}))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe and apply `key=value` overrides. Raises ConfigError with all problems."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        raise ConfigError(f"{path}: no such recipe{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    problems = [p for text in overrides if (p := _override(data, text))]
+    if problems:
+        raise ConfigError(problems)
+    return parse(data, str(path))
+
+
+def parse(data: Mapping[str, Any], place: str) -> RunConfig:
+    """Check a recipe that is already a mapping; `place` names it in messages."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError([_explain(place, e) for e in error.errors()]) from None
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean "x"?`, or the known names where none is near, or nothing where there are none."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def _override(data: dict[str, Any], text: str) -> str | None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        return f"--set {text}: wanted key=value, for instance learners.max_lag=0"
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string: --set model.path=tiny
+    *parents, last = key.split(".")
+    at: Any = data
+    for part in parents:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            return f"--set {text}: {part} is not a table in the recipe"
+    at[last] = parsed
+    return None
+
+
+def _explain(place: str, error: Any) -> str:
+    loc = [str(p) for p in error["loc"]]
+    key = ".".join(loc)
+    if error["type"] == "extra_forbidden":
+        return f"{place}: {key}: unknown key{nearest(loc[-1], _keys_at(loc[:-1]))}"
+    if error["type"] == "missing":
+        return f"{place}: {key}: missing; {_doc(loc)}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    doc = _doc(loc)
+    return f"{place}: {key} = {error['input']!r}: {message}" + (f" ({doc})" if doc else "")
+
+
+def _section_at(loc: Sequence[str]) -> type[BaseModel] | None:
+    at: type[BaseModel] | None = RunConfig
+    for part in loc:
+        if part.isdigit():
+            continue
+        info = at.model_fields.get(part) if at else None
+        kind = info.annotation if info else None
+        for inner in [kind, *getattr(kind, "__args__", ())]:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                at = inner
+                break
+        else:
+            return None
+    return at
+
+
+def _keys_at(loc: Sequence[str]) -> list[str]:
+    section = _section_at(loc)
+    return list(section.model_fields) if section else []
+
+
+def _doc(loc: Sequence[str]) -> str:
+    section = _section_at(loc[:-1])
+    info = section.model_fields.get(loc[-1]) if section else None
+    return (info.description or "").replace("\n", " ").rstrip(".") if info else ""

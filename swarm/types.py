@@ -1,0 +1,195 @@
+"""The nouns. Small frozen records that every package shares; nothing here imports anything heavy.
+
+Token arrays are numpy; their shapes use P = prompt tokens, C = completion tokens, G = rollouts in a group.
+`swarm.schema` turns a :class:`Group` into one Arrow record batch and back without loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyVersion:
+    """Which weights: comparable only within one learner and one lineage."""
+
+    learner: str
+    lineage: int
+    step: int
+
+    def lag_behind(self, now: PolicyVersion) -> int | None:
+        """Learner steps from this version to `now`, or None where the two are not comparable."""
+        if (self.learner, self.lineage) != (now.learner, now.lineage):
+            return None
+        return now.step - self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Completion tokens `start <= i < end` were sampled by the weights of learner step `step`."""
+
+    step: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question with its task data. `id` is a digest of the content: the same question has the same id."""
+
+    id: str
+    text: str
+    """The question as the user message of a chat (or as plain text where the model has no chat template)."""
+    answer: str | None = None
+    source: str = ""
+    """Name of the task source, for routing and for tables."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """What a rewarder needs to score: for reasoning-gym `family`, `seed`, `index`, `config`; for tables every column."""
+    system: str = ""
+
+
+class Finish(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Status(StrEnum):
+    """What a verdict is. Only `SCORED` carries a value."""
+
+    SCORED = "scored"
+    ABSTAINED = "abstained"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one rewarder says of one rollout: a finite value, or no value and the cause."""
+
+    rewarder: str
+    status: Status
+    value: float | None = None
+    cause: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        scored = self.status is Status.SCORED
+        if scored != (self.value is not None):
+            raise ValueError(f"verdict of {self.rewarder!r}: status {self.status} with value {self.value!r}")
+        if self.value is not None and not np.isfinite(self.value):
+            raise ValueError(f"verdict of {self.rewarder!r}: value {self.value!r} is not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion of a prompt."""
+
+    tokens: np.ndarray
+    """int32 [C]; includes the end-of-sequence token where the model wrote one."""
+    logprobs: np.ndarray
+    """float32 [C], natural log, under the distribution that sampled (temperature included)."""
+    spans: tuple[Span, ...]
+    """Contiguous and complete over [0, C)."""
+    text: str
+    finish: Finish
+    loss_mask: np.ndarray
+    """bool [C]; False for tokens that the policy did not choose (tools, environments)."""
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int64 [C]: the learner step whose weights sampled each token."""
+        out = np.empty(len(self.tokens), np.int64)
+        for span in self.spans:
+            out[span.start : span.end] = span.step
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The G rollouts of one prompt; the unit that is generated, scored, pooled, shared and centred."""
+
+    id: str
+    ticket: int
+    attempt: int
+    prompt: Prompt
+    prompt_tokens: np.ndarray
+    """int32 [P]"""
+    rollouts: tuple[Rollout, ...]
+    learner: str
+    lineage: int
+    temperature: float
+    cache_kept: bool
+    """Whether the engine kept its key-value cache across weight updates (then later tokens mix two versions)."""
+    generate_s: float = 0.0
+
+    def with_verdicts(self, verdicts: list[tuple[Verdict, ...]]) -> Group:
+        """The same group with the verdicts of each rollout, in order."""
+        rollouts = tuple(replace(r, verdicts=v) for r, v in zip(self.rollouts, verdicts, strict=True))
+        return replace(self, rollouts=rollouts)
+
+    @property
+    def oldest_step(self) -> int:
+        return min(span.step for rollout in self.rollouts for span in rollout.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """What the driver may know of a group without touching its tokens."""
+
+    id: str
+    ticket: int
+    prompt_id: str
+    source: str
+    num_rollouts: int
+    num_tokens: int
+    mean_length: float
+    oldest_step: int
+    newest_step: int
+    rewards: tuple[float | None, ...] = ()
+    """One per rollout after scoring: the weighted sum of its verdicts, None where there is none."""
+    causes: tuple[str, ...] = ()
+    """Why rollouts have no reward, for the counters."""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A group by reference: `ref` is opaque to the loop (a Ray reference, or the record batch itself inline)."""
+
+    ref: Any
+    facts: GroupFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A published set of weights: where it lies on its host and what it must be."""
+
+    version: PolicyVersion
+    path: str
+    """A safetensors file on a RAM-backed file system of the learner's host."""
+    digest: str
+    """xxh3-128 over names, dtypes, shapes and bytes in file order."""
+    bytes: int
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a learner says of one step. `metrics` keys are `stage/quantity_unit`."""
+
+    step: int
+    num_rollouts: int
+    num_tokens: int
+    """Completion tokens of the batch that was consumed (also those that needed no compute)."""
+    num_trained_tokens: int
+    """Completion tokens that entered a gradient."""
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)

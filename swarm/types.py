@@ -179,6 +179,10 @@ class Weights:
     """xxh3-128 over names, dtypes, shapes and bytes in file order."""
     bytes: int
     host: str = ""
+    canary_tokens: tuple[int, ...] = ()
+    """A fixed token sequence that each engine scores after a load."""
+    canary_logprobs: tuple[float, ...] = ()
+    """The learner's log-probabilities (nats, temperature 1) of canary tokens 1.. given those before; one fewer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is a folder `step_000050/` holding what the learner wrote (`learner/`), the ledger, the pool's finished
+groups and `state.json`. It is written under another name, listed in `manifest.json` with the size and hash of every
+file, synced, and renamed. Reading checks the manifest; a broken one is passed over for the one before it, with an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import xxhash
+
+_MANIFEST = "manifest.json"
+
+
+def path_of(parent: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return parent / f"step_{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    """The learner step of a checkpoint folder."""
+    return int(folder.name.removeprefix("step_"))
+
+
+async def write(parent: Path, step: int, fill: Callable[[Path], Awaitable[None]], keep: int) -> Path:
+    """Make the checkpoint of `step` by `fill(folder)`, then remove all but the newest `keep`.
+
+    Whatever `fill` raises leaves the earlier checkpoints as they were and no half one behind.
+    """
+    final, partial = path_of(parent, step), parent / f".partial_{step:06d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        await fill(partial)
+        files = {str(p.relative_to(partial)): _facts(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+        _sync(partial / _MANIFEST)
+        shutil.rmtree(final, ignore_errors=True)  # of an earlier process that ended here
+        partial.replace(final)
+        _sync(parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in _all(parent)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest_good(parent: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole (None where there is none), and what is wrong with newer ones."""
+    problems = []
+    for folder in _all(parent):
+        problem = check(folder)
+        if problem is None:
+            return folder, problems
+        problems.append(f"{folder.name}: {problem}")
+    return None, problems
+
+
+def check(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        files = json.loads((folder / _MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"no readable manifest ({error})"
+    for name, facts in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {facts['bytes']}"
+        if _facts(path) != facts:
+            return f"{name} does not match its hash"
+    return None
+
+
+def _all(parent: Path) -> list[Path]:
+    return sorted(parent.glob("step_*"), reverse=True)
+
+
+def _facts(path: Path) -> dict[str, int | str]:
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""Held-out questions, answered greedily by the actors and scored like everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.errors import StageFailure
+from swarm.roles import Crew
+from swarm.types import Handle, Prompt
+
+CORRECT = 1.0
+"""An answer is correct when its reward is at least this; rewarders give 1 for a right answer by convention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One question's answers: how many of `num` were correct, and the group where one wants to read it."""
+
+    prompt: Prompt
+    num: int
+    num_correct: int
+    rewards: tuple[float | None, ...]
+    handle: Handle | None
+    failure: str = ""
+    """Why there is no answer; such a question counts as not correct and is reported."""
+
+
+async def evaluate(crew: Crew, prompts: Sequence[Prompt], num: int = 1, greedy: bool = True) -> list[Outcome]:
+    """Ask every prompt at once, `num` answers each (greedy ones are all equal, so 1 is enough)."""
+    return list(await asyncio.gather(*(_ask(crew, prompt, num, greedy) for prompt in prompts)))
+
+
+def accuracy(outcomes: Sequence[Outcome]) -> float:
+    """Mean share of correct answers, in [0, 1]; nan without questions."""
+    return sum(o.num_correct / o.num for o in outcomes) / len(outcomes) if outcomes else float("nan")
+
+
+async def _ask(crew: Crew, prompt: Prompt, num: int, greedy: bool) -> Outcome:
+    try:
+        handle = await crew.score(await crew.generate(prompt, ticket=-1, attempt=0, greedy=greedy, num=num))
+    except StageFailure as failure:
+        return Outcome(prompt, num, 0, (None,) * num, None, str(failure))
+    rewards = handle.facts.rewards
+    return Outcome(prompt, num, sum(r is not None and r >= CORRECT for r in rewards), rewards, handle)

@@ -1,0 +1,186 @@
+"""Which prompt went where: a SQLite file (WAL) on the driver's local disk, the basis of exactly-once.
+
+One row per attempt of a ticket: asked, then `pooled`, then `trained` at a step of a lineage, or `failed` with its
+cause (the same ticket is asked again as a new attempt), or `dropped` (a prompt that is not asked again). A ticket can
+be trained once in a lineage: an index makes a second time impossible, not merely wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import ConfigError
+from swarm.types import Prompt
+
+_TABLE = """
+create table if not exists asks (
+    seq integer primary key autoincrement,
+    ticket integer not null,
+    attempt integer not null,
+    prompt_id text not null,
+    prompt text not null,           -- JSON, so that it can be asked again as it was
+    cursor text not null,           -- JSON, the prompt stream's position at that time
+    state text not null check (state in ('asked', 'pooled', 'trained', 'failed', 'dropped')),
+    lineage integer,
+    step integer,
+    cause text,
+    length real,                    -- mean completion length of the group in tokens, once pooled
+    at real not null,               -- seconds since the epoch, of the last change
+    unique (ticket, attempt)
+);
+create unique index if not exists trained_once on asks (lineage, ticket) where state = 'trained';
+create index if not exists by_step on asks (step) where state = 'trained';
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A ticket that is to be asked (again)."""
+
+    ticket: int
+    attempt: int
+    prompt: Prompt | None
+    """None where the ticket's last prompt was dropped: it gets the stream's next one."""
+
+
+class Ledger:
+    """Opens or makes the file. Every method is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = normal")
+            self._db.executescript(_TABLE)
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"{path}: not a ledger: {error}") from None
+
+    def asked(self, ticket: int, attempt: int, prompt: Prompt, cursor: Mapping[str, Any]) -> None:
+        """A prompt is about to be generated."""
+        row = (ticket, attempt, prompt.id, json.dumps(asdict(prompt)), json.dumps(dict(cursor)), time.time())
+        self._db.execute("insert into asks values (null, ?, ?, ?, ?, ?, 'asked', null, null, null, null, ?)", row)
+
+    def pooled(self, ticket: int, attempt: int, length: float) -> None:
+        """Its group is scored and in the pool; `length` is its mean completion length in tokens."""
+        self._move(ticket, attempt, "pooled", length=length)
+
+    def failed(self, ticket: int, attempt: int, cause: str) -> None:
+        """This attempt made no group; the ticket will be asked again."""
+        self._move(ticket, attempt, "failed", cause)
+
+    def dropped(self, ticket: int, attempt: int, cause: str) -> None:
+        """This prompt is not asked again; the ticket goes to another prompt."""
+        self._move(ticket, attempt, "dropped", cause)
+
+    def trained(self, lineage: int, step: int, tickets: Iterable[int]) -> None:
+        """The pooled groups of these tickets were in the batch of this step: all of them, or none and an error."""
+        tickets = list(tickets)
+        self._db.execute("begin immediate")
+        try:
+            for ticket in tickets:
+                done = self._db.execute(
+                    "update asks set state = 'trained', lineage = ?, step = ?, at = ? where ticket = ? and state = 'pooled'",
+                    (lineage, step, time.time(), ticket),
+                )
+                if done.rowcount != 1:
+                    raise ValueError(f"ticket {ticket} has {done.rowcount} pooled groups, not one")
+            self._db.execute("commit")
+        except BaseException:
+            self._db.execute("rollback")
+            raise
+
+    def unfinished(self, kept: Collection[int] = ()) -> list[Ask]:
+        """Tickets that must be asked again, each with its next attempt's number, in ticket order.
+
+        `kept` are tickets whose pooled groups survived. Other attempts that an earlier process left as asked or pooled
+        are closed as failed: their groups are gone.
+        """
+        open_rows = self._db.execute("select seq, ticket, state from asks where state in ('asked', 'pooled')").fetchall()
+        gone = [(seq,) for seq, ticket, state in open_rows if state == "asked" or ticket not in kept]
+        self._db.executemany("update asks set state = 'failed', cause = 'its process ended' where seq = ?", gone)
+        rows = self._db.execute(
+            "select ticket, max(attempt), state, prompt from asks where ticket not in"
+            " (select ticket from asks where state in ('trained', 'pooled')) group by ticket order by ticket"
+        ).fetchall()
+        return [
+            Ask(ticket, attempt + 1, None if state == "dropped" else Prompt(**json.loads(prompt)))
+            for ticket, attempt, state, prompt in rows
+        ]
+
+    def pooled_tickets(self) -> set[int]:
+        """Tickets whose group was scored and not yet trained on."""
+        return {ticket for (ticket,) in self._db.execute("select ticket from asks where state = 'pooled'")}
+
+    def lineage(self) -> int:
+        """The newest lineage that was trained; 0 at the start."""
+        (lineage,) = self._db.execute("select coalesce(max(lineage), 0) from asks").fetchone()
+        return int(lineage)
+
+    def position(self) -> tuple[int, Mapping[str, Any] | None]:
+        """The first ticket never asked, and the prompt stream's state after the newest prompt (None at the start)."""
+        (ticket,) = self._db.execute("select coalesce(max(ticket) + 1, 0) from asks").fetchone()
+        newest = self._db.execute("select cursor from asks order by seq desc limit 1").fetchone()
+        return ticket, json.loads(newest[0]) if newest else None
+
+    def last_step(self, lineage: int) -> int:
+        """The newest step that was trained in this lineage; 0 before the first."""
+        (step,) = self._db.execute(
+            "select coalesce(max(step), 0) from asks where state = 'trained' and lineage = ?", (lineage,)
+        ).fetchone()
+        return int(step)
+
+    def counts(self) -> dict[str, int]:
+        """`asked`: tickets; `trained`; `waiting`: neither trained nor dropped; `failed`, `dropped`: attempts;
+        `duplicated`: tickets trained more than once in a lineage; `lost`: tickets below the newest one without a row."""
+        one = self._db.execute
+        states = dict(one("select state, count(*) from asks group by state").fetchall())
+        asked, newest = one("select count(distinct ticket), coalesce(max(ticket) + 1, 0) from asks").fetchone()
+        (trained,) = one("select count(distinct ticket) from asks where state = 'trained'").fetchone()
+        (twice,) = one(
+            "select count(*) from (select 1 from asks where state = 'trained' group by lineage, ticket having count(*) > 1)"
+        ).fetchone()
+        return {
+            "asked": asked,
+            "trained": trained,
+            "waiting": asked - trained,
+            "failed": states.get("failed", 0),
+            "dropped": states.get("dropped", 0),
+            "duplicated": twice,
+            "lost": newest - asked,
+        }
+
+    def causes(self) -> dict[str, int]:
+        """How often each cause made an attempt fail or a prompt be dropped."""
+        query = "select cause, count(*) from asks where cause is not null group by cause order by 2 desc"
+        return dict(self._db.execute(query).fetchall())
+
+    def copy(self, path: Path) -> None:
+        """A consistent copy, while this one is in use."""
+        with sqlite3.connect(path) as target:
+            self._db.backup(target)
+        target.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def lengths(self) -> tuple[list[float], list[float]]:
+        """Mean completion lengths of the groups that were trained on, and of all that were ever scored."""
+        rows = self._db.execute("select length, state from asks where length is not null").fetchall()
+        return [length for length, state in rows if state == "trained"], [length for length, _ in rows]
+
+    def _move(
+        self, ticket: int, attempt: int, state: str, cause: str | None = None, length: float | None = None
+    ) -> None:
+        done = self._db.execute(
+            "update asks set state = ?, cause = ?, length = coalesce(?, length), at = ?"
+            " where ticket = ? and attempt = ? and state in ('asked', 'pooled')",
+            (state, cause, length, time.time(), ticket, attempt),
+        )
+        if done.rowcount != 1:
+            raise ValueError(f"ticket {ticket}, attempt {attempt}: not open in the ledger")

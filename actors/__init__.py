@@ -1,0 +1,1 @@
+"""Prompts in, groups out: task sources, the rollout actor and its engines."""

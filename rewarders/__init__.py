@@ -1,0 +1,8 @@
+"""Groups in, scores out: rewarders judge the rollouts of a group, the worker puts their verdicts side by side.
+
+    group -> worker -> exact                                    (in the worker's own process)
+                    -> reasoning_gym, math_verify, function  -> killable -> child process (child, child_*)
+
+What a rewarder cannot judge it abstains from, and what fails is a failure: neither is ever a zero. To add a rewarder,
+write a class with `name`, `judge` and `close` (see `exact`) and put it into `registry.REWARDERS`.
+"""

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or absent.
 
 A checkpoint is a folder `step_000050/` holding what the learner wrote (`learner/`), the ledger, the pool's finished
-groups and `state.json`. It is written under another name, listed in `manifest.json` with the size and hash of every
-file, synced, and renamed. Reading checks the manifest; a broken one is passed over for the one before it, with an event.
+groups. It is written under another name, listed in `manifest.json` with the size and hash of every
+file, synced, and renamed. Reading checks the manifest; a broken one is passed over for the one before it, with an
+event.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import xxhash
@@ -31,30 +32,32 @@ def step_of(folder: Path) -> int:
 async def write(parent: Path, step: int, fill: Callable[[Path], Awaitable[None]], keep: int) -> Path:
     """Make the checkpoint of `step` by `fill(folder)`, then remove all but the newest `keep`.
 
-    Whatever `fill` raises leaves the earlier checkpoints as they were and no half one behind.
+    Whatever `fill` raises leaves the earlier checkpoints as they were and no half one behind. Checkpoints of later
+    steps are removed too: they were broken, or the run would not be at this step again.
     """
-    final, partial = path_of(parent, step), parent / f".partial_{step:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    final, partial, replaced = path_of(parent, step), parent / f".partial_{step:06d}", parent / f".replaced_{step:06d}"
+    _remove(_left_over(parent))
     try:
+        partial.mkdir(parents=True)
         await fill(partial)
         files = {str(p.relative_to(partial)): _facts(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
         _sync(partial / _MANIFEST)
-        shutil.rmtree(final, ignore_errors=True)  # of an earlier process that ended here
-        partial.replace(final)
+        if final.exists():  # of an earlier process that ended here
+            final.rename(replaced)
+        partial.rename(final)
         _sync(parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _all(parent)[keep:]:
-        shutil.rmtree(old)
+    later = [folder for folder in _all(parent) if step_of(folder) > step]
+    _remove([replaced, *later, *_all(parent)[len(later) + keep :]])
     return final
 
 
 def newest_good(parent: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole (None where there is none), and what is wrong with newer ones."""
-    problems = []
+    problems: list[str] = []
     for folder in _all(parent):
         problem = check(folder)
         if problem is None:
@@ -82,6 +85,16 @@ def check(folder: Path) -> str | None:
 
 def _all(parent: Path) -> list[Path]:
     return sorted(parent.glob("step_*"), reverse=True)
+
+
+def _left_over(parent: Path) -> list[Path]:
+    """What a process that was killed while it wrote left behind."""
+    return [*parent.glob(".partial_*"), *parent.glob(".replaced_*")]
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _facts(path: Path) -> dict[str, int | str]:

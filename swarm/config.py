@@ -27,7 +27,9 @@ Positive = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """Base of all sections: frozen, strict, no unknown keys; the string under a field is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Spec(Section):
@@ -205,7 +207,7 @@ def _flatten(value: Any) -> Any:
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a recipe and apply `key=value` overrides. Raises ConfigError with all problems."""
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
         raise ConfigError(f"{path}: no such recipe{near}") from None
@@ -243,7 +245,7 @@ def _override(data: dict[str, Any], text: str) -> str | None:
         parsed = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string: --set model.path=tiny
-    *parents, last = key.split(".")
+    *parents, last = key.strip().split(".")
     at: Any = data
     for part in parents:
         at = at.setdefault(part, {})
@@ -253,16 +255,38 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     return None
 
 
+_WANTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a string",
+    "list_type": "a list",
+    "bool_type": "true or false",
+}
+"""Words of ours for what pydantic words for programmers."""
+
+
 def _explain(place: str, error: Any) -> str:
     loc = [str(p) for p in error["loc"]]
-    key = ".".join(loc)
+    key, doc, given = ".".join(loc), _doc(loc), _brief(error["input"])
     if error["type"] == "extra_forbidden":
-        return f"{place}: {key}: unknown key{nearest(loc[-1], _keys_at(loc[:-1]))}"
+        return f"{place}: {key} = {given}: unknown key{nearest(loc[-1], _keys_at(loc[:-1]))}"
     if error["type"] == "missing":
-        return f"{place}: {key}: missing; {_doc(loc)}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    doc = _doc(loc)
-    return f"{place}: {key} = {error['input']!r}: {message}" + (f" ({doc})" if doc else "")
+        wanted = f"wanted: {doc}" if doc else f"wanted a table [{key}]"
+        return f"{place}: {key}: missing; {wanted}"
+    context, kind = error.get("ctx", {}), error["type"]
+    if kind == "model_type":
+        wanted = "a name, or a table with a name" if context["class_name"].endswith("Spec") else f"a table [{key}]"
+    elif kind in ("too_short", "too_long"):
+        bound = context.get("min_length", context.get("max_length"))
+        wanted = f"a list of at {'least' if kind == 'too_short' else 'most'} {bound}"
+    else:
+        wanted = _WANTED.get(kind) or error["msg"].removeprefix("Input should be ").removeprefix("String should match ")
+    return f"{place}: {key} = {given}: wanted {wanted}" + (f" ({doc})" if doc else "")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _section_at(loc: Sequence[str]) -> type[BaseModel] | None:

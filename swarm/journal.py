@@ -15,6 +15,7 @@ A lock on the folder keeps a live run from being resumed by a second process.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from swarm.errors import ConfigError
 
@@ -62,16 +63,17 @@ class RunFolder:
     @classmethod
     def create(cls, parent: Path, name: str) -> RunFolder:
         """A new folder `parent/name-N` with the first free N."""
-        number = 1
-        while True:
-            root = parent / f"{name}-{number}"
-            try:
-                root.mkdir(parents=True)
-                break
-            except FileExistsError:
-                number += 1
-            except OSError as error:
-                raise ConfigError(f"cluster.runs = {str(parent)!r}: cannot make a run folder there: {error}") from None
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                root = parent / f"{name}-{number}"
+                try:
+                    root.mkdir()
+                    break
+                except FileExistsError:
+                    continue
+        except OSError as error:
+            raise ConfigError(f"cluster.runs = {str(parent)!r}: cannot make a run folder there: {error}") from None
         return cls._furnish(root)
 
     @classmethod
@@ -137,7 +139,7 @@ class Journal:
         self.folder = folder
         self.listeners = listeners or []
         self.started = time.monotonic()
-        self._files = {kind: open(folder.root / f"{kind}.jsonl", "a", buffering=1) for kind in ("metrics", "events")}
+        self._files = {kind: _append(folder.root / f"{kind}.jsonl") for kind in ("metrics", "events")}
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """One learner step's metrics."""
@@ -156,3 +158,12 @@ class Journal:
         self._files[file].write(json.dumps(record) + "\n")
         for listener in self.listeners:
             listener(kind, record)
+
+
+def _append(path: Path) -> TextIO:
+    """Open for appending, without the last line where a crash cut it: the next record must begin a line."""
+    file = path.open("a+", buffering=1, encoding="utf-8")
+    file.seek(0)
+    text = file.read()
+    file.truncate(len(text[: text.rfind("\n") + 1].encode()))
+    return file

@@ -11,6 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,15 +96,15 @@ class Ledger:
             self._db.execute("rollback")
             raise
 
-    def unfinished(self, kept: Collection[int] = ()) -> list[Ask]:
+    def unfinished(self, kept: Collection[int] = (), cause: str = "its process ended") -> list[Ask]:
         """Tickets that must be asked again, each with its next attempt's number, in ticket order.
 
         `kept` are tickets whose pooled groups survived. Other attempts that an earlier process left as asked or pooled
-        are closed as failed: their groups are gone.
+        are closed as failed with this cause: their groups are gone.
         """
         open_rows = self._db.execute("select seq, ticket, state from asks where state in ('asked', 'pooled')").fetchall()
-        gone = [(seq,) for seq, ticket, state in open_rows if state == "asked" or ticket not in kept]
-        self._db.executemany("update asks set state = 'failed', cause = 'its process ended' where seq = ?", gone)
+        gone = [(cause, seq) for seq, ticket, state in open_rows if state == "asked" or ticket not in kept]
+        self._db.executemany("update asks set state = 'failed', cause = ? where seq = ?", gone)
         rows = self._db.execute(
             "select ticket, max(attempt), state, prompt from asks where ticket not in"
             " (select ticket from asks where state in ('trained', 'pooled')) group by ticket order by ticket"
@@ -161,10 +162,14 @@ class Ledger:
         return dict(self._db.execute(query).fetchall())
 
     def copy(self, path: Path) -> None:
-        """A consistent copy, while this one is in use."""
-        with sqlite3.connect(path) as target:
-            self._db.backup(target)
-        target.close()
+        """A consistent copy, while this one is in use. What it holds also survives a loss of power in this one, so
+        that no checkpoint is ahead of its ledger. Raises OSError where the disk is full or gone."""
+        try:
+            self._db.execute("pragma wal_checkpoint(full)")
+            with closing(sqlite3.connect(path)) as target:
+                self._db.backup(target)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path}: the ledger cannot be copied: {error}") from error
 
     def close(self) -> None:
         self._db.close()

@@ -10,31 +10,39 @@
     release          every actor holding the new weights       sync, and an evaluation where one is due
 
 With `max_lag = 0` the learner waits for its own release, which is synchronous training: the same code. The bound on
-lag is derived in `swarm.pool`. Only StageFailure is caught here: a failed group is counted and its prompt asked again,
-with the same ticket, hence in its old place.
+lag is derived in `swarm.pool`. Two errors are caught here. StageFailure: a failed group is counted and its prompt asked
+again, with the same ticket, hence in its old place. DeadActor: the learner is brought back to where it was; where that
+cannot be done a new lineage begins, and nothing that was made with the old one's weights is trained on.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from swarm import checkpoints, evaluation, recovery, schema
 from swarm.errors import DeadActor, PromptRefused, StageFailure, StarvedError
 from swarm.journal import Journal
 from swarm.ledger import Ask, Ledger
-from swarm.pool import Pool
 from swarm.metrics import step_metrics
+from swarm.pool import Pool
 from swarm.roles import Crew, PromptStream
 from swarm.shares import Shares
-from swarm.types import Handle, Prompt, StepReport, Weights
+from swarm.types import Handle, Prompt, Weights
 
 MAX_ATTEMPTS = 3
 """Attempts of one prompt before its ticket goes to another prompt."""
 
+MAX_DEATHS = 3
+"""Deaths of the learner in one call before the run ends with DeadActor."""
+
 DRAIN_S = 60.0
 """How long a stop waits for groups in the making."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -63,14 +71,28 @@ class Node:
 
 async def run(node: Node) -> None:
     """Train until `node.steps`, or until the pool is closed (a stop); ends with a checkpoint either way."""
-    async with asyncio.TaskGroup() as tasks:
-        producers = [tasks.create_task(produce(node)) for _ in range(node.pool.capacity)]
-        await learn(node, tasks)
-        if node.pool.closed:
-            await asyncio.wait(producers, timeout=DRAIN_S)  # what is being generated is finished and kept
-        for producer in producers:
-            producer.cancel()
-    await save(node)
+    while not await train(node):
+        await recovery.restart(node)
+
+
+async def train(node: Node) -> bool:
+    """Run producers and learner as long as the lineage lasts; whether that was to the end."""
+    lineage, fatal = node.lineage, None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            producers = [tasks.create_task(produce(node)) for _ in range(node.pool.capacity)]
+            await learn(node, tasks)
+            if node.pool.closed:
+                await asyncio.wait(producers, timeout=DRAIN_S)  # what is being generated is finished and kept
+            for producer in producers:
+                producer.cancel()
+    except BaseExceptionGroup as group:
+        fatal = first_error(group)
+    if fatal:
+        raise fatal
+    if node.lineage == lineage:
+        await save(node)
+    return node.lineage == lineage
 
 
 async def produce(node: Node) -> None:
@@ -87,50 +109,68 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
             batch = await node.pool.take(node.groups_per_step)
         if not batch:
             break
+        handles, number = list(batch.values()), node.step + 1
+        record = node.journal.folder.batch(number)
         with node.shares.spend("step"):
-            report = await step(node, list(batch.values()))
+            report = await revived(node, lambda: node.crew.step(number, handles, record))  # noqa: B023 - awaited here
+        if report is None:
+            break
+        node.step = number
         node.ledger.trained(node.lineage, node.step, batch)
         with node.shares.spend("sync"):
             if handing_out:
                 await handing_out  # one set of weights travels at a time
-            weights = await node.crew.publish()
+            weights = await revived(node, node.crew.publish)
+        if weights is None:
+            break
         handing_out = tasks.create_task(hand_out(node, weights, list(batch)))
-        node.journal.step(step_metrics(node.lineage, report, list(batch.values()), weights, node.shares))
+        node.journal.step(step_metrics(node.lineage, report, handles, weights, node.shares))
         if node.step % node.checkpoint_every == 0 and node.step < node.steps:
+            lineage = node.lineage
             with node.shares.spend("save"):
                 await save(node)
+            if node.lineage != lineage:
+                break
     if handing_out:
         with node.shares.spend("sync"):
             await handing_out
 
 
-async def step(node: Node, handles: list[Handle]) -> StepReport:
-    """One learner step. A learner that dies is brought back to where it was, and the step is taken then."""
-    record = node.journal.folder.batch(node.step + 1)
-    try:
-        report = await node.crew.step(node.step + 1, handles, record)
-    except DeadActor as death:
-        await recovery.replay(node, f"the learner died: {death}")
-        record = node.journal.folder.batch(node.step + 1)
-        report = await node.crew.step(node.step + 1, handles, record)
-    node.step += 1
-    return report
+async def revived(node: Node, ask: Callable[[], Awaitable[T]]) -> T | None:
+    """What the learner answers. One that dies is brought back to where it was and asked again.
+
+    None where that took a new lineage, in which the question has no sense.
+    """
+    lineage = node.lineage
+    death: DeadActor | None = None
+    for _ in range(MAX_DEATHS):
+        try:
+            if death:
+                await recovery.replay(node, f"the learner died: {death}")
+            return await ask() if node.lineage == lineage else None
+        except DeadActor as error:
+            death = error
+    assert death is not None
+    raise death
 
 
 async def obtain(node: Node, ticket: int) -> Handle:
     """Ask until the ticket has a scored group."""
     ask = node.again.pop(ticket, Ask(ticket, 0, None))
-    attempt, prompt = ask.attempt, ask.prompt
+    attempt, prompt, tries = ask.attempt, ask.prompt, 0
     while True:
+        tries += 1
         prompt = prompt or node.stream.next()
         node.ledger.asked(ticket, attempt, prompt, node.stream.state())
         try:
             handle = await node.crew.score(await node.crew.generate(prompt, ticket, attempt))
         except StageFailure as failure:
-            hopeless = isinstance(failure, PromptRefused) or attempt - ask.attempt + 1 >= MAX_ATTEMPTS
+            hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
             (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
             _count(node, ticket, prompt, failure, hopeless)
-            prompt, attempt = None if hopeless else prompt, attempt + 1
+            attempt += 1
+            if hopeless:
+                prompt, tries = None, 0
         else:
             node.ledger.pooled(ticket, attempt, handle.facts.mean_length)
             node.failures_in_a_row = 0
@@ -167,11 +207,22 @@ async def save(node: Node) -> None:
         node.ledger.copy(folder / "ledger.sqlite")
 
     try:
-        path = await checkpoints.write(node.journal.folder.checkpoints, node.step, fill, node.keep_checkpoints)
+        path = await revived(
+            node, lambda: checkpoints.write(node.journal.folder.checkpoints, node.step, fill, node.keep_checkpoints)
+        )
     except OSError as error:
         node.journal.event("checkpoint_failed", step=node.step, cause=str(error))
     else:
-        node.journal.event("checkpoint", step=node.step, folder=path.name)
+        if path:
+            node.journal.event("checkpoint", step=node.step, folder=path.name)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group, out of its wrapping: what the command's exit code is taken from."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _count(node: Node, ticket: int, prompt: Prompt, failure: StageFailure, dropped: bool) -> None:

@@ -1,7 +1,8 @@
 """The bounded, ordered window of groups between actors and learner.
 
 A ticket is charged when work is admitted and given back when the weights that its group produced are with the actors.
-Groups leave in ticket order; inside a small window a finished group may pass an unfinished one.
+Groups leave in ticket order; inside a small window a finished group may pass an unfinished one. The window is counted
+in ticket numbers from the oldest ticket that was not taken, so that a slow group is passed by W - 1 others in all.
 
 Worst lag. With capacity C, window W and B groups per step: when a ticket is admitted, at most C - 1 others are
 outstanding, and at most W - 1 later ones may overtake it, so at most C + W - 2 groups are trained before it. Tickets
@@ -116,9 +117,11 @@ class Pool:
 
     def _next(self, num: int) -> list[int]:
         """The tickets that would leave now, up to `num`: repeatedly the first finished one inside the window."""
-        waiting, picked = list(self._waiting), []
-        while len(picked) < num:
-            ticket = next((t for t in waiting[: self.window] if t in self._ready), None)
+        waiting = list(self._waiting)
+        picked: list[int] = []
+        while len(picked) < num and waiting:
+            end = waiting[0] + self.window
+            ticket = next((t for t in waiting[: self.window] if t < end and t in self._ready), None)
             if ticket is None:
                 break
             waiting.remove(ticket)

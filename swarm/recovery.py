@@ -15,19 +15,34 @@ from swarm import checkpoints, schema
 from swarm.errors import SchemaError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from swarm.loop import Node
+    from swarm.types import Handle
 
 
 async def resume(node: Node) -> None:
     """Bring a new process's node to the state of its run folder, ready for `swarm.loop.run`."""
-    node.lineage = node.ledger.lineage()
+    lineage = node.lineage = node.ledger.lineage()
     checkpoint, step = await replay(node, "resumed")
     kept = {}
-    if checkpoint is not None and step == node.step:  # otherwise what was in the pool is older than it may be
+    # Otherwise what was in the pool is older than it may be, or not of these weights.
+    if checkpoint is not None and step == node.step and node.lineage == lineage:
         groups = await asyncio.to_thread(schema.read_groups, checkpoint / "pool.parquet")
         pooled = node.ledger.pooled_tickets()
         kept = {g.ticket: await node.crew.adopt(g) for g in groups if g.ticket in pooled}
-    node.again = {ask.ticket: ask for ask in node.ledger.unfinished(kept)}
+    await _begin(node, kept, "its process ended")
+
+
+async def restart(node: Node) -> None:
+    """Begin a new lineage in a live run: every group that the old weights made is forfeited and asked again."""
+    await _begin(node, {}, "its lineage ended")
+
+
+async def _begin(node: Node, kept: Mapping[int, Handle], cause: str) -> None:
+    """The actors get the learner's weights, the pool its tickets."""
+    await node.crew.sync(await node.crew.publish())
+    node.again = {ask.ticket: ask for ask in node.ledger.unfinished(kept, cause)}
     next_ticket, position = node.ledger.position()
     if position is not None:
         node.stream.restore(position)
@@ -38,8 +53,8 @@ async def replay(node: Node, why: str) -> tuple[Path | None, int]:
     """Restore the learner and train it again on the recorded batches. Returns the checkpoint and its step."""
     folder = node.journal.folder
     checkpoint, problems = await asyncio.to_thread(checkpoints.newest_good, folder.checkpoints)
-    for problem in problems:
-        node.journal.event("checkpoint_broken", problem=problem, used=checkpoint.name if checkpoint else "none")
+    for broken in problems:
+        node.journal.event("checkpoint_broken", problem=broken, used=checkpoint.name if checkpoint else "none")
     start = checkpoints.step_of(checkpoint) if checkpoint else 0
     target = max(start, node.ledger.last_step(node.lineage))
     node.journal.event("recovering", why=why, checkpoint=start, target=target, lineage=node.lineage)
@@ -56,18 +71,23 @@ async def replay(node: Node, why: str) -> tuple[Path | None, int]:
 
 
 async def _repeat(node: Node, start: int, target: int) -> str | None:
-    """Train steps `start + 1 .. target` again; what went wrong, or None."""
-    for step in range(start + 1, target + 1):
+    """Train steps `start + 1 .. target` again; what went wrong, or None.
+
+    The newest digest that was logged on the way is compared. The last step may have none: a learner that died between
+    step and log, whose weights nobody has seen.
+    """
+    steps = range(start + 1, target + 1)
+    lines = node.journal.folder.read("metrics.jsonl")
+    logged = {m["step"]: m["digest"] for m in lines if m["lineage"] == node.lineage and m["step"] in steps}
+    for step in steps:
         path = node.journal.folder.batch(step)
         try:
             groups = await asyncio.to_thread(schema.read_groups, path)
         except SchemaError as error:
             return f"the batch of step {step} cannot be read: {error}"
         await node.crew.step(step, [await node.crew.adopt(group) for group in groups], None)
-    if target == start:
-        return None
-    logged = [m["digest"] for m in node.journal.folder.read("metrics.jsonl") if m["step"] == target]
-    digest = (await node.crew.publish()).digest
-    if not logged or digest != logged[-1]:
-        return f"replayed weights of step {target} have digest {digest}, logged was {logged[-1] if logged else 'none'}"
+        if step == max(logged, default=None):
+            digest = (await node.crew.publish()).digest
+            if digest != logged[step]:
+                return f"replayed weights of step {step} have digest {digest}, logged was {logged[step]}"
     return None

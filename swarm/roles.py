@@ -144,7 +144,7 @@ class PromptStream(Protocol):
 
 @runtime_checkable
 class Crew(Protocol):
-    """The processes of one node as the loop sees them. A dead worker is replaced; what it held fails as a StageFailure."""
+    """The processes of one node as the loop sees them. A dead one is replaced; what it held fails as a StageFailure."""
 
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0) -> Handle:
         """A group of `num` rollouts (0: the recipe's group size)."""

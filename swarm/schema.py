@@ -65,6 +65,11 @@ SCHEMA = pa.schema(
 
 def to_batch(group: Group) -> pa.RecordBatch:
     """The record batch of a group. Raises SchemaError where a value does not fit its column."""
+    with boundary(SchemaError, f"group {group.id}"):
+        return pa.RecordBatch.from_pylist(_rows(group), schema=SCHEMA)
+
+
+def _rows(group: Group) -> list[dict[str, Any]]:
     prompt = group.prompt
     shared = {
         "group_id": group.id,
@@ -83,7 +88,7 @@ def to_batch(group: Group) -> pa.RecordBatch:
         "cache_kept": group.cache_kept,
         "generate_s": group.generate_s,
     }
-    rows = [
+    return [
         shared
         | {
             "rollout_index": index,
@@ -106,8 +111,6 @@ def to_batch(group: Group) -> pa.RecordBatch:
         }
         for index, r in enumerate(group.rollouts)
     ]
-    with boundary(SchemaError, f"group {group.id}"):
-        return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
 def from_batch(batch: pa.RecordBatch) -> Group:
@@ -125,24 +128,25 @@ def from_batch(batch: pa.RecordBatch) -> Group:
 def write_groups(path: Path, groups: Iterable[Group]) -> None:
     """Write groups durably as one Parquet file, a row group each: complete after this returns, or absent."""
     partial = path.with_name(path.name + ".partial")
-    with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-        for group in groups:
-            writer.write_batch(to_batch(group))
-    with open(partial, "rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    try:
+        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+            for group in groups:
+                writer.write_batch(to_batch(group))
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_groups(path: Path) -> list[Group]:
-    """The groups of a Parquet file, in order. Raises SchemaError where it is not one of ours."""
-    with boundary(SchemaError, str(path)):
-        file = pq.ParquetFile(path)
-    _check(file.schema_arrow)
-    groups = []
-    for index in range(file.num_row_groups):
-        batch = file.read_row_group(index).combine_chunks().to_batches()[0]
-        groups.append(from_batch(batch.replace_schema_metadata(SCHEMA.metadata)))
-    return groups
+    """The groups of a Parquet file, in order. Raises SchemaError where it is not one of ours, or damaged."""
+    with boundary(SchemaError, str(path)), pq.ParquetFile(path) as file:
+        _check(file.schema_arrow)
+        tables = [file.read_row_group(index) for index in range(file.num_row_groups)]
+        batches = [table.combine_chunks().to_batches()[0] for table in tables]
+        return [from_batch(batch.replace_schema_metadata(SCHEMA.metadata)) for batch in batches]
 
 
 def _check(schema: pa.Schema) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +13,7 @@ class Shares:
 
     def __init__(self) -> None:
         self.began = time.monotonic()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def spend(self, activity: str) -> Iterator[None]:
@@ -23,6 +23,10 @@ class Shares:
             yield
         finally:
             self.seconds[activity] += time.monotonic() - start
+
+    def wall(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.began
 
     def read(self) -> dict[str, float]:
         """Share of the time since the start by activity; they sum to 1."""

@@ -49,7 +49,7 @@ class Prompt:
     source: str = ""
     """Name of the task source, for routing and for tables."""
     task: Mapping[str, Any] = field(default_factory=dict)
-    """What a rewarder needs to score: for reasoning-gym `family`, `seed`, `index`, `config`; for tables every column."""
+    """What a rewarder needs: for reasoning-gym `family`, `seed`, `size`, `index`, `config`; for tables every column."""
     system: str = ""
 
 
@@ -137,6 +137,7 @@ class Group:
 
     @property
     def oldest_step(self) -> int:
+        """The oldest weights that sampled any of its tokens."""
         return min(span.step for rollout in self.rollouts for span in rollout.spans)
 
 
@@ -178,7 +179,6 @@ class Weights:
     digest: str
     """xxh3-128 over names, dtypes, shapes and bytes in file order."""
     bytes: int
-    host: str = ""
     canary_tokens: tuple[int, ...] = ()
     """A fixed token sequence that each engine scores after a load."""
     canary_logprobs: tuple[float, ...] = ()

@@ -1,0 +1,11 @@
+"""The registry of generation engines. Importing it loads neither torch nor vLLM: engines do that when they are built."""
+
+from __future__ import annotations
+
+from actors.engine_transformers import TransformersEngine
+from actors.engine_vllm import VllmEngine
+
+ENGINES = {
+    "vllm": VllmEngine,
+    "transformers": TransformersEngine,
+}

@@ -1,0 +1,161 @@
+"""The `swarm` command. Heavy packages are imported inside the commands, so that `--help` and bad input answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from swarm import __version__
+from swarm.errors import SwarmError
+
+Command = Callable[..., Any]
+
+
+def fails_plainly(command: Command) -> Command:
+    """Errors of our own tree become their message on stderr and their exit code; bugs keep their traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except* SwarmError as group:
+            error = _leaf(group)
+            for line in str(error).splitlines():
+                click.echo(f"swarm: {line}", err=True)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+def _leaf(group: BaseException) -> SwarmError:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    assert isinstance(group, SwarmError)
+    return group
+
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="swarm")
+def main() -> None:
+    """Reinforcement learning for language models with asynchronous actors and learners."""
+
+
+@main.command(epilog="Example: swarm run cluster/recipes/cpu.toml --set learners.max_lag=0")
+@RECIPE
+@SET
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: a new one under cluster.runs.")
+@JSON
+@fails_plainly
+def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Train as RECIPE says. Ctrl-C finishes the step and checkpoints; twice stops now."""
+    from cluster.check import check
+    from swarm.journal import RunFolder
+
+    config = check(recipe, overrides)
+    folder = RunFolder.create_at(out) if out else RunFolder.create(Path(config.cluster.runs), config.name)
+    folder.config.write_text(config.to_toml())
+    _train(folder, as_json, resume=False)
+
+
+@main.command(epilog="Example: swarm resume runs/cpu-1")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@JSON
+@fails_plainly
+def resume(run_folder: Path, as_json: bool) -> None:
+    """Go on with a run that was stopped or killed, from its newest whole checkpoint."""
+    from swarm.journal import RunFolder
+
+    _train(RunFolder.open(run_folder), as_json, resume=True)
+
+
+@main.command("eval", epilog="Example: swarm eval runs/cpu-1 --samples 8 --k 1 --k 8")
+@click.argument("what", type=click.Path(path_type=Path))
+@click.option("--recipe", type=click.Path(path_type=Path), help="Tasks and rewarders, where WHAT is a model folder.")
+@click.option("--questions", type=click.IntRange(min=1), default=200, show_default=True, help="Held-out questions.")
+@click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Answers to each question.")
+@click.option("--k", "ks", type=click.IntRange(min=1), multiple=True, help="Report pass@k; repeatable. Default: 1 and --samples.")
+@click.option("--temperature", type=click.FloatRange(min=0.0, max=2.0), help="Default: the recipe's; 0 is greedy.")
+@SET
+@JSON
+@fails_plainly
+def evaluate(what: Path, as_json: bool, **options: Any) -> None:
+    """pass@1 and pass@k on held-out questions, of a RUN's newest checkpoint or of a MODEL folder or name."""
+    from cluster.evaluate import evaluate as measure
+    from cluster.evaluate import show
+
+    console = Console(stderr=as_json)
+    result = measure(what, console=console, **options)
+    click.echo(json.dumps(result)) if as_json else show(console, result)
+
+
+@main.command(epilog="Example: swarm export runs/cpu-1 my-model")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@JSON
+@fails_plainly
+def export(run_folder: Path, target: Path, as_json: bool) -> None:
+    """Write the newest checkpoint as a Hugging Face model folder that transformers and vLLM load."""
+    from cluster.export import export_run
+    from swarm.journal import RunFolder
+
+    result = export_run(RunFolder.open(run_folder), target)
+    click.echo(json.dumps(result) if as_json else f"step {result['step']} written to {target}")
+
+
+@main.command(epilog="Example: swarm doctor cluster/recipes/cpu.toml")
+@RECIPE
+@SET
+@JSON
+@fails_plainly
+def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what RECIPE needs and what is missing here, before anything heavy starts."""
+    from cluster.check import check
+    from cluster.doctor import report
+
+    healthy = report(check(recipe, overrides), Console(stderr=as_json), as_json)
+    sys.exit(0 if healthy else 2)
+
+
+def _train(folder: Any, as_json: bool, resume: bool) -> None:
+    from cluster.check import check
+    from cluster.doctor import demand
+    from cluster.models import resolve
+    from cluster.plots import write_plots
+    from cluster.run import train
+    from cluster.summary import print_summary, write_summary
+    from cluster.view import make_view
+    from swarm.journal import Journal
+
+    console = Console(stderr=as_json)
+    config = check(folder.config)
+    with folder.locked():
+        view = make_view(console, config.learners.steps)
+        journal = Journal(folder, [view])
+        try:
+            with view:
+                journal.event("phase", text=f"model {config.model.path}")
+                model = resolve(config.model.path, say=lambda text: journal.event("phase", text=text))
+                demand(config, model)
+                asyncio.run(train(config, model, folder, journal, resume))
+        except BaseException as error:
+            journal.event("stopped", cause=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            journal.close()
+            if folder.read("metrics.jsonl"):
+                summary = write_summary(folder)
+                write_plots(folder)
+                click.echo(json.dumps(summary)) if as_json else print_summary(console, summary)

@@ -1,0 +1,258 @@
+"""Placement on Ray: a process per worker, groups moved by reference, and replacement of what dies.
+
+    driver (loop) --prompt--> ActorWorker --record batch--> object store --> RewarderWorker --> ... --> LearnerWorker
+
+The driver holds references and facts; it never copies tokens. A worker that dies is noticed by the call that fails:
+the call becomes a StageFailure (the loop asks again), a new process is started, and it serves only when it holds the
+newest weights. A learner that dies is replaced and reported as DeadActor, since the loop must bring its state back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker, parcel
+from swarm import schema
+from swarm.config import RunConfig
+from swarm.errors import ActorError, DeadActor, RewarderError, StageFailure, StarvedError, SwarmError
+from swarm.roles import SyncReport, Usage
+from swarm.types import Group, Handle, Prompt, StepReport, Weights
+
+BOOT_TRIES = 3
+"""Processes of one worker that may fail to start in a row before the run gives up."""
+
+Notice = Callable[..., None]
+"""`notice(kind, **facts)`: an event for the journal."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """One worker's place: the process that holds it now, and what is running there."""
+
+    name: str
+    make: Callable[[], Any]
+    """Starts a new process and returns its Ray handle."""
+    process: Any = None
+    pid: int = 0
+    running: int = 0
+    replacing: asyncio.Task[None] | None = None
+
+
+class RayCrew:
+    """`swarm.roles.Crew` over Ray actors. Make it with `start`."""
+
+    def __init__(self, config: RunConfig, model: str, weights: Mapping[str, float], notice: Notice) -> None:
+        self._config, self._model, self._weights, self._notice = config, model, weights, notice
+        self._lineage = 0
+        self._newest: Weights | None = None
+        self._routable = asyncio.Condition()
+        self._fatal: SwarmError | None = None
+        a, r, s = config.actors, config.rewarders, config.learners
+        self.actors = [Seat(f"actor-{i}", self._maker(ActorWorker, a.threads, a.gpus)) for i in range(a.num)]
+        self.rewarders = [Seat(f"rewarder-{i}", self._maker(RewarderWorker, 1, 0)) for i in range(r.num)]
+        self.learner = Seat("learner", self._maker(LearnerWorker, s.threads, s.gpus))
+
+    @classmethod
+    async def start(
+        cls, config: RunConfig, model: str, weights: Mapping[str, float], notice: Notice, with_learner: bool = True
+    ) -> RayCrew:
+        """Start every process at once and wait until all are ready."""
+        crew = cls(config, model, weights, notice)
+        seats = [*crew.actors, *crew.rewarders, *([crew.learner] if with_learner else [])]
+        for seat in seats:
+            seat.process = seat.make()
+        try:
+            await asyncio.gather(*(crew._await_ready(seat) for seat in seats))
+        except BaseException:
+            await crew.close()
+            raise
+        return crew
+
+    async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0) -> Handle:
+        seat = await self._pick(self.actors)
+        return await self._work(seat, ActorError, lambda p: p.generate.options(num_returns=2).remote(prompt, ticket, attempt, greedy, num))
+
+    async def score(self, handle: Handle) -> Handle:
+        seat = await self._pick(self.rewarders)
+        return await self._work(seat, RewarderError, lambda p: p.score.options(num_returns=2).remote(handle.ref, handle.facts))
+
+    async def step(self, step: int, batch: Sequence[Handle], record: Path | None) -> StepReport:
+        return await self._learn(lambda p: p.step.remote(step, record, *[handle.ref for handle in batch]))
+
+    async def publish(self) -> Weights:
+        return await self._learn(lambda p: p.publish.remote())
+
+    async def sync(self, weights: Weights) -> list[SyncReport]:
+        self._newest = weights
+        reports = await asyncio.gather(*(self._load(seat) for seat in self.actors if seat.replacing is None))
+        for seat in self.actors:
+            if seat.replacing is not None:
+                await seat.replacing  # it loads the newest before it serves
+        if self._fatal:
+            raise self._fatal
+        return [report for report in reports if report is not None]
+
+    async def save(self, folder: Path) -> None:
+        await self._learn(lambda p: p.save.remote(folder))
+
+    async def restore(self, folder: Path | None, lineage: int) -> None:
+        self._lineage = lineage
+        await self._learn(lambda p: p.restore.remote(folder, lineage))
+
+    async def fetch(self, handle: Handle) -> Group:
+        return schema.from_batch(await handle.ref)
+
+    async def adopt(self, group: Group) -> Handle:
+        batch, facts = parcel(group, self._weights)
+        return Handle(ray.put(batch), facts)
+
+    async def usage(self) -> Mapping[str, Usage]:
+        found = {}
+        for seat in [*self.actors, *self.rewarders, self.learner]:
+            if seat.process is not None and seat.replacing is None:
+                try:
+                    found[seat.name] = await seat.process.usage.remote()
+                except RayError:
+                    continue  # dead or dying: the next call of work will find out and replace it
+        return found
+
+    async def close(self) -> None:
+        for seat in [*self.actors, *self.rewarders, self.learner]:
+            if seat.replacing is not None:
+                seat.replacing.cancel()
+            if seat.process is None:
+                continue
+            try:
+                await asyncio.wait_for(_own(seat.process.close.remote()), 10)
+            except (RayError, SwarmError, TimeoutError):
+                pass  # it is about to be killed
+            ray.kill(seat.process)
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def _maker(self, kind: type, threads: int, gpus: float) -> Callable[[], Any]:
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not burn the cores that others need
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",  # the driver resolved the model; no worker goes looking for one
+            "DS_ACCELERATOR": "cuda" if gpus else "cpu",
+        }
+        options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
+        if kind is not LearnerWorker:
+            options["max_concurrency"] = 1000
+        remote = ray.remote(**options)(kind)
+
+        def make() -> Any:
+            if kind is ActorWorker:
+                return remote.remote(self._config, self._model, self._lineage)
+            if kind is RewarderWorker:
+                return remote.remote(self._config)
+            return remote.remote(self._config, self._model)
+
+        return make
+
+    async def _await_ready(self, seat: Seat) -> None:
+        seat.pid = await _own(seat.process.ready.remote())
+        self._notice("ready", worker=seat.name, pid=seat.pid)
+
+    async def _replace(self, seat: Seat, cause: str) -> None:
+        """Start processes until one is ready and holds the newest weights."""
+        self._notice("died", worker=seat.name, pid=seat.pid, cause=cause)
+        for _ in range(BOOT_TRIES):
+            try:
+                ray.kill(seat.process)
+                seat.process = seat.make()
+                await self._await_ready(seat)
+                if seat in self.actors and self._newest is not None:
+                    await self._send(seat, self._newest)
+                break
+            except (RayError, SwarmError) as error:
+                cause = str(error)
+                self._notice("boot_failed", worker=seat.name, cause=cause)
+        else:
+            self._fatal = StarvedError(f"{seat.name} did not start {BOOT_TRIES} times in a row; the last time: {cause}")
+        async with self._routable:
+            seat.replacing = None
+            seat.running = 0
+            self._routable.notify_all()
+
+    def _bury(self, seat: Seat, process: Any, cause: str) -> None:
+        """Replace a seat's process, once, however many calls noticed its death."""
+        if seat.process is process and seat.replacing is None:
+            seat.replacing = asyncio.create_task(self._replace(seat, cause))
+
+    async def _pick(self, seats: Sequence[Seat]) -> Seat:
+        """The least busy worker that serves; waits while all are being replaced."""
+        async with self._routable:
+            await self._routable.wait_for(lambda: self._fatal or any(s.replacing is None for s in seats))
+            if self._fatal:
+                raise self._fatal
+            return min((s for s in seats if s.replacing is None), key=lambda s: s.running)
+
+    async def _work(
+        self, seat: Seat, failure: type[StageFailure], call: Callable[[Any], tuple[Any, Any]]
+    ) -> Handle:
+        process = seat.process
+        seat.running += 1
+        try:
+            ref, facts = call(process)
+            return Handle(ref, await _own(facts))
+        except RayActorError as error:
+            self._bury(seat, process, _brief(error))
+            raise failure(f"{seat.name} died") from None
+        finally:
+            if seat.process is process:
+                seat.running -= 1
+
+    async def _learn(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        try:
+            return await _own(call(self.learner.process))
+        except RayActorError as error:
+            await self._replace(self.learner, _brief(error))
+            if self._fatal:
+                raise self._fatal from None
+            raise DeadActor(_brief(error)) from None
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    async def _load(self, seat: Seat) -> SyncReport | None:
+        """Bring one actor to the newest weights; one that cannot take them is replaced by a process that can."""
+        assert self._newest is not None
+        process = seat.process
+        try:
+            return await self._send(seat, self._newest)
+        except (RayActorError, StageFailure) as error:
+            self._bury(seat, process, f"could not load weights of step {self._newest.version.step}: {_brief(error)}")
+            return None
+
+    async def _send(self, seat: Seat, weights: Weights) -> SyncReport:
+        """Beside the learner the actor maps the published file; elsewhere Ray's object store carries the bytes."""
+        process = seat.process
+        if await _own(process.sees.remote(weights.path)):
+            return await _own(process.load.remote(weights))
+        copied = self.learner.process.read_published.remote(weights.path)
+        return await _own(process.load.remote(weights, copied))
+
+
+async def _own(ref: Awaitable[Any]) -> Any:
+    """Await a Ray reference; an error of our own tree that a worker raised comes out as itself."""
+    try:
+        return await ref
+    except RayTaskError as error:
+        if isinstance(error.cause, SwarmError):
+            raise error.cause from None
+        raise
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error that says something, without Ray's page of advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

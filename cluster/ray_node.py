@@ -1,0 +1,62 @@
+"""Ray itself: a local one of our own, or the cluster that the recipe names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from swarm.config import RunConfig
+from swarm.errors import ConfigError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Of a local Ray: groups are kilobytes, and weights of the same host do not pass through the store."""
+
+
+def cpus_asked(config: RunConfig) -> int:
+    """Cores that all workers of a recipe ask Ray for."""
+    a, r, s = config.actors, config.rewarders, config.learners
+    return a.num * a.threads + r.num + s.threads
+
+
+@contextmanager
+def ray_running(config: RunConfig) -> Iterator[None]:
+    """Connect to Ray for the time inside. A local one is told that it has as many cores as the recipe asks for:
+    on a laptop the roles share the cores, and the operating system divides them better than a refusal would."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if config.cluster.address:
+        try:
+            ray.init(address=config.cluster.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f'cluster.address = "{config.cluster.address}": no Ray cluster answers there ({error}); '
+                "start one with `ray start --head`, or leave the address empty for a local one"
+            ) from None
+        _demand(config, ray.cluster_resources())
+    else:
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, cpus_asked(config)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",  # nothing of a local Ray listens to the outside
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _demand(config: RunConfig, has: dict[str, float]) -> None:
+    gpus = config.actors.num * config.actors.gpus + config.learners.gpus
+    for kind, wanted in (("CPU", float(cpus_asked(config))), ("GPU", gpus)):
+        if has.get(kind, 0.0) < wanted:
+            raise ConfigError(
+                f'cluster.address = "{config.cluster.address}": the recipe asks for {wanted:g} {kind}, '
+                f"the cluster has {has.get(kind, 0.0):g}; lower actors.num, threads or gpus, or add hosts"
+            )

@@ -1,0 +1,203 @@
+"""A summary in words: as Markdown for `summary.md`, and on a terminal. Both are made of the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cluster.figures import clock
+from swarm.journal import RunFolder
+
+Row = tuple[str, str]
+NOTHING = "not known"
+LONGEST_ANSWER = 160
+"""Characters of a question or answer that are shown."""
+
+
+def accuracy_rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Held-out accuracy before and after, with intervals."""
+    rows = []
+    for when in ("before", "after"):
+        found = summary["accuracy"][when]
+        if found is None:
+            rows.append((when, "not measured"))
+            continue
+        text = f"{found['accuracy']:.3f}  (95 % interval {found['low']:.3f} to {found['high']:.3f}, {found['questions']} questions)"
+        if found["unanswered"]:
+            text += f"; {found['unanswered']} had no answer and count as wrong"
+        rows.append((when, text))
+    return rows
+
+
+def rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Everything else, in the order of interest."""
+    s = summary
+    time, speed, sync, lag, bias = s["time"], s["throughput"], s["sync"], s["lag"], s["length_bias"]
+    planned = f" of {s['planned_steps']}" if s["planned_steps"] else ""
+    resumed = f", in {time['processes']} processes" if time["processes"] > 1 else ""
+    out: list[Row] = [
+        ("learner steps", f"{s['steps']}{planned}"),
+        ("sampled reward", f"{_float(s['reward']['first'])} in the first 5 steps, {_float(s['reward']['last'])} in the last 5"),
+        ("wall time", f"{clock(time['wall_s'])} (first step done at {_clock(time['first_step_s'])}){resumed}"),
+        ("learner's time", _shares(time["learner"])),
+        ("actors' time", _shares(time["actors"])),
+        ("reward workers", _shares(time["rewarders"])),
+        ("trained tokens/s", _trained(speed)),
+        ("generated tokens/s", f"{_float(speed['tokens_per_s'], 1)}"),
+        ("peak memory", f"{s['memory']['peak_bytes'] / 2**30:.2f} GiB (PSS of all processes)" if s["memory"]["peak_bytes"] else NOTHING),
+        ("sync pauses", _pauses(sync)),
+        ("lag", f"mean {_float(lag['mean'], 2)}, largest {_float(lag['largest'], 0)}, allowed {_float(lag['allowed'], 0)} learner steps"),
+        ("length bias", _bias(bias)),
+        ("prompts", _prompts(s["prompts"])),
+        ("failures", _counts(s["failures"]) or "none"),
+        ("deaths", _counts(s["deaths"]) or "none"),
+        ("checkpoints", _checkpoints(s["checkpoints"])),
+    ]  # fmt: skip
+    out += [("new lineage", f"{l['lineage']} from step {l['step']}: {l['cause']}") for l in s["lineages"]]
+    machine = s["machine"]
+    load = machine["load_1_5_15_min"]
+    out.append(("machine", f"{machine['cores']} cores, load {' '.join(map(str, load)) if load else NOTHING} (1, 5, 15 min)"))
+    out.append(("run folder", s["run"]))
+    return out
+
+
+def markdown(summary: Mapping[str, Any], folder: RunFolder) -> str:
+    """The whole summary; plots are shown where they are there."""
+    lines = [f"# {summary['name'] or folder.root.name}", "", "## Held-out accuracy", "", *_table(accuracy_rows(summary))]
+    if summary["samples"]:
+        lines += ["", "## Sample answers", ""]
+        lines += ["| question | right answer | before | after |", "|---|---|---|---|"]
+        for sample in summary["samples"]:
+            cells = [sample["question"], sample["answer"], *(_marked(sample[w]) for w in ("before", "after"))]
+            lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+    lines += ["", "## The run", "", *_table(rows(summary))]
+    plots = [name for name in ("reward", "accuracy", "lag", "throughput") if (folder.plots / f"{name}.png").exists()]
+    if plots:
+        lines += ["", "## Plots", "", *(f"![{name}](plots/{name}.png)" for name in plots)]
+    return "\n".join(lines) + "\n"
+
+
+def show(console: Console, summary: Mapping[str, Any]) -> None:
+    """The whole summary on a terminal, or as plain text where there is none."""
+    console.print()
+    console.rule(Text(f"summary of {summary['name'] or 'the run'}"), align="left")
+    grid = _grid()
+    for when, text in accuracy_rows(summary):
+        grid.add_row(Text(f"accuracy {when}"), Text(text, "bold green" if when == "after" else ""))
+    console.print(grid)
+    if summary["samples"]:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=True)
+        table.add_column("question", ratio=5)
+        table.add_column("right answer", ratio=2)
+        table.add_column("before", ratio=4)
+        table.add_column("after", ratio=4)
+        for sample in summary["samples"]:
+            cells = [_short(sample["question"]), _short(sample["answer"])]
+            table.add_row(*(escape(c) for c in cells), *(_coloured(sample[w]) for w in ("before", "after")))
+        console.print()
+        console.print(table)
+    grid = _grid()
+    for name, text in rows(summary)[:-1]:
+        grid.add_row(Text(name), Text(text))
+    console.print(grid)
+    console.print()
+    # on a line of its own, unbroken, so that it can be copied
+    console.print(Text.assemble(("run folder  ", "bold"), summary["run"]), soft_wrap=True)
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True, min_width=18)
+    grid.add_column()
+    return grid
+
+
+def _table(content: list[Row]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {_cell(text, None)} |" for name, text in content)]
+
+
+def _cell(text: Any, longest: int | None = LONGEST_ANSWER) -> str:
+    """Safe inside a Markdown table."""
+    short = _short(text, longest)
+    for mark, shown in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("_", "\\_"), ("`", "\\`")):
+        short = short.replace(mark, shown)
+    return short
+
+
+def _short(text: Any, longest: int | None = LONGEST_ANSWER) -> str:
+    line = " ".join(str("" if text is None else text).split())
+    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _marked(answer: Mapping[str, Any] | None) -> str:
+    if answer is None:
+        return NOTHING
+    return f"{'right' if answer['correct'] else 'wrong'}: {_short(answer['text'])}"
+
+
+def _coloured(answer: Mapping[str, Any] | None) -> Text:
+    return Text(_marked(answer), "" if answer is None else "green" if answer["correct"] else "red")
+
+
+def _float(value: float | None, digits: int = 3) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def _clock(value: float | None) -> str:
+    return NOTHING if value is None else clock(value)
+
+
+def _shares(shares: Mapping[str, float] | None) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items()) if shares else NOTHING
+
+
+def _trained(speed: Mapping[str, Any]) -> str:
+    text = _float(speed["trained_tokens_per_s"], 1)
+    if speed["share_of_bound"] is not None:
+        text += (
+            f", {speed['share_of_bound']:.0%} of the work-conserving bound of {speed['work_conserving_bound']:.1f}"
+            f" ({speed['cores']} cores, {sum(speed['cpu_s'].values()):.0f} s of processor time)"
+        )
+    return text
+
+
+def _pauses(sync: Mapping[str, Any]) -> str:
+    if not sync["count"]:
+        return "no sync"
+    text = f"median {sync['pause_median_s'] * 1e3:.0f} ms, worst {sync['pause_worst_s'] * 1e3:.0f} ms, {sync['count']} syncs"
+    if sync["canary_mean_largest"] is not None:
+        text += f"; canary off by {sync['canary_mean_largest']:.4f} nats on average, at worst"
+    return text
+
+
+def _bias(bias: Mapping[str, Any]) -> str:
+    if bias["value"] is None:
+        return NOTHING
+    return f"{bias['value']:+.2%}  (95 % interval {bias['low']:+.2%} to {bias['high']:+.2%}, {bias['groups']} groups)"
+
+
+def _prompts(counts: Mapping[str, int] | None) -> str:
+    if counts is None:
+        return NOTHING
+    return (
+        f"{counts['asked']} asked, {counts['trained']} trained on, {counts['waiting']} waiting, "
+        f"{counts['lost']} lost, {counts['duplicated']} duplicated"
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{number} x {name}" for name, number in counts.items())
+
+
+def _checkpoints(found: Mapping[str, Any]) -> str:
+    text = f"{found['written']} written"
+    for kind in ("failed", "broken"):
+        if found[kind]:
+            text += f"; {len(found[kind])} {kind} (the last: {_short(found[kind][-1])})"
+    return text

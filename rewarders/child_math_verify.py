@@ -1,0 +1,101 @@
+"""Runs in the child process of `math_verify`: parses and compares, on the main thread and without its own time limits.
+
+math-verify's limits are SIGALRM handlers that fail off the main thread and are blind inside C code; the parent's kill
+is neither. No sympy object leaves this process, not even as text: printing some of them does not end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+LONGEST_TEXT = 20_000
+"""Characters from the end that are searched for an answer; math-verify takes seconds for a megabyte."""
+FULL_STOP_IN_BOX = re.compile(r"\.(\s*\})")
+
+
+class Verifier:
+    """Parses and compares."""
+
+    def __init__(self, written_out: bool) -> None:
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
+        self._written_out = written_out
+        self._library: Any = importlib.import_module("math_verify")
+        self._sympy: Any = importlib.import_module("sympy")
+        latex = self._library.LatexExtractionConfig(boxed_match_priority=0)
+        self._targets = [latex, self._library.ExprExtractionConfig()]
+        self._gold = lru_cache(64)(self._read_gold)
+        # Its first parses build tables for up to a second: do that before anyone's time runs.
+        for warm in ("1/2", "(1,2)", "\\sqrt{2}", "3!"):
+            self._library.verify(self._gold(warm), self._gold(warm), timeout_seconds=None)
+
+    def __call__(self, job: dict[str, Any]) -> Any:
+        """{"gold"}: whether it reads as mathematics. {"gold", "text"}: [value, why]."""
+        gold = self._gold(job["gold"])
+        if "text" not in job:
+            return gold is not None
+        found, text = self._parse(FULL_STOP_IN_BOX.sub(r"\1", job["text"][-LONGEST_TEXT:].replace("`", " ")))
+        if found is None:
+            return [0.0, "no answer found"]
+        if self._written_out and not self._is_worked_out(gold, found, text):
+            return [0.0, "an expression that is not worked out"]
+        try:
+            same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001 - two things of kinds that cannot be compared are not equal
+            return [0.0, "cannot be compared with the answer"]
+        return [float(bool(same)), ""]
+
+    def _read_gold(self, answer: str) -> Any:
+        # GSM8K's answer column ends in "#### 42".
+        return self._parse("\\boxed{" + answer.rpartition("####")[2].strip() + "}")[0]
+
+    def _parse(self, text: str) -> tuple[Any, str]:
+        """The parsed expression (None where there is none) and its normalised text."""
+        try:
+            found = self._library.parse(text, self._targets, parsing_timeout=None, raise_on_error=True)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001 - it raises all kinds of errors on text that is not mathematics
+            return None, ""
+        parsed = next((f for f in found if not isinstance(f, str)), None)
+        return parsed, next((f for f in found if isinstance(f, str)), "")
+
+    def _is_worked_out(self, gold: Any, found: Any, text: str) -> bool:
+        """Whether `found` states a value instead of restating the question.
+
+        For a rational gold it must be a number as one writes it: decimal, fraction (not for an integer), percentage,
+        scientific, or `x =` such a number. For others it must not hold a sum, integral or the like that gold lacks.
+        """
+        s = self._sympy
+        if isinstance(found, s.Equality):
+            if not found.lhs.free_symbols:
+                return False  # "999 = 42" must not count as 42
+            found = found.rhs
+        if len(getattr(found, "args", ())) == 1 and type(found).__name__ == "FiniteSet":
+            found = found.args[0]
+        if isinstance(gold, (s.Integer, s.Rational, s.Float)):
+            if isinstance(gold, s.Integer) and ("/" in text or "\\frac" in text):
+                return False
+            return self._is_plain(found)
+        unevaluated = (s.Sum, s.Product, s.Integral, s.Derivative, s.Limit)
+        return not found.has(*unevaluated) or gold.has(*unevaluated)
+
+    def _is_plain(self, found: Any) -> bool:
+        s = self._sympy
+        if isinstance(found, s.Number):
+            return True
+        if isinstance(found, s.UnevaluatedExpr):
+            return self._is_plain(found.args[0])
+        if not isinstance(found, s.Mul):
+            return False
+        rest = [f for f in found.args if f != -1 and not isinstance(f, s.UnevaluatedExpr)]
+        powers = [f for f in rest if isinstance(f, s.Pow)]
+        plain = [f for f in rest if isinstance(f, s.Number)]
+        simple = all(p.args[1] == -1 or p.args[0] == 10 for p in powers)
+        simple = simple and all(isinstance(a, s.Number) for p in powers for a in p.args)
+        return simple and len(powers) <= 1 and len(plain) <= 1 and len(powers) + len(plain) == len(rest)

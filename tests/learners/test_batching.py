@@ -1,0 +1,108 @@
+"""What enters a micro-batch: every token once, within the budget, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learners.advantages import mean_only
+from learners.batching import loss_tokens, micro_batches, pad, rows
+from learners.rewards import centre
+from swarm.types import PolicyVersion
+
+NOW = PolicyVersion("me", 0, 0)
+value = st.sampled_from([0.0, 0.5, 1.0, None])
+shapes = st.lists(
+    st.tuples(st.lists(st.tuples(value, st.integers(1, 20)), min_size=2, max_size=5), st.integers(1, 9)),
+    min_size=1,
+    max_size=5,
+)
+
+
+def batch_of(make_group, shape):
+    groups = []
+    for i, (members, prompt_length) in enumerate(shape):
+        group = make_group([v for v, _ in members], i, lengths=[n for _, n in members], prompt_length=prompt_length)
+        mask = [np.arange(len(r.tokens)) % 3 != 1 for r in group.rollouts]
+        pairs = zip(group.rollouts, mask, strict=True)
+        groups.append(replace(group, rollouts=tuple(replace(r, loss_mask=m) for r, m in pairs)))
+    return [centre(group, {"exact": 1.0}, mean_only) for group in groups]
+
+
+def seen(batches):
+    """(context, token, advantage, behaviour) of each place that carries loss."""
+    found = []
+    for batch in batches:
+        width = batch.tokens.shape[1]
+        for n, place in enumerate(batch.places):
+            context = batch.tokens[place // width, : place % width + 1]
+            found.append((tuple(context), batch.targets[n], batch.advantages[n], batch.behaviour[n]))
+    return sorted(found)
+
+
+@settings(deadline=None)
+@given(shape=shapes, budget=st.integers(1, 120))
+def test_every_token_with_loss_and_advantage_appears_exactly_once(make_group, shape, budget):
+    centred = batch_of(make_group, shape)
+    wanted = []
+    for item in centred:
+        for rollout, advantage in zip(item.group.rollouts, item.advantages, strict=True):
+            for i in np.flatnonzero(rollout.loss_mask) if advantage else ():
+                context = (*item.group.prompt_tokens, *rollout.tokens[:i])
+                wanted.append((context, rollout.tokens[i], np.float32(advantage), rollout.logprobs[i]))
+    assert seen(map(pad, micro_batches(rows(centred, NOW), budget))) == sorted(wanted)
+
+
+@settings(deadline=None)
+@given(shape=shapes, budget=st.integers(1, 120))
+def test_the_budget_is_kept_with_as_few_micro_batches_as_it_allows(make_group, shape, budget):
+    parts = micro_batches(rows(batch_of(make_group, shape), NOW, keep_flat=True), budget)
+    lengths = sorted((row.length for part in parts for row in part), reverse=True)
+    greedy, width, num = 0, 0, 0
+    for length in lengths:
+        if num and width * (num + 1) <= budget:
+            num += 1
+        else:
+            greedy, width, num = greedy + 1, length, 1
+    assert len(parts) == greedy
+    for part in parts:
+        assert len(part) == 1 or pad(part).tokens.size <= budget
+
+
+@settings(deadline=None)
+@given(shape=shapes, budget=st.integers(1, 120), order=st.randoms(use_true_random=False))
+def test_the_summed_loss_does_not_depend_on_the_order_of_groups(make_group, shape, budget, order):
+    centred = batch_of(make_group, shape)
+    shuffled = order.sample(centred, len(centred))
+    sums = [
+        sum(float((b.advantages * b.behaviour).sum(dtype=np.float64)) for b in map(pad, micro_batches(items, budget)))
+        for items in (rows(centred, NOW), rows(shuffled, NOW))
+    ]
+    assert sums[0] == pytest.approx(sums[1], abs=1e-6)
+    assert loss_tokens(centred) == loss_tokens(shuffled)
+
+
+def test_micro_batches_are_balanced(make_group):
+    centred = batch_of(make_group, [([(v, 8) for v in (0.0, 1.0, 0.0)], 3)] * 3)
+    parts = micro_batches(rows(centred, NOW), 8 * 10)
+    assert [len(part) for part in parts] == [5, 4]
+
+
+def test_the_denominator_counts_flat_rollouts_but_not_masked_ones(make_group):
+    centred = [
+        centre(make_group(rewards, i, lengths=(3, 4, 5)), {"exact": 1.0}, mean_only)
+        for i, rewards in enumerate([(1.0, 1.0, 1.0), (1.0, None, 0.0)])
+    ]
+    assert loss_tokens(centred) == 12 + 8
+    assert len(rows(centred, NOW)) == 2
+    assert len(rows(centred, NOW, keep_flat=True)) == 5
+
+
+def test_an_empty_prompt_is_refused(make_group):
+    centred = [centre(make_group((1.0, 0.0), prompt_length=0), {"exact": 1.0}, mean_only)]
+    with pytest.raises(ValueError, match="no token"):
+        rows(centred, NOW)

@@ -1,0 +1,326 @@
+"""The learner on a small random Llama, in process at ZeRO stage 0."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from learners import policy
+from learners.losses import LOSSES, Terms
+from swarm.errors import ConfigError, DivergedError
+from swarm.roles import Learner
+from swarm.types import Span
+from swarm.weights import digest, open_mapped
+
+MIXED = (1.0, 0.0, 0.0, 1.0)
+FLAT = (1.0, 1.0, 1.0, 1.0)
+
+
+def test_steps_publishes_and_reports(make_learner, make_group):
+    learner = make_learner(dtype="bfloat16")
+    assert isinstance(learner, Learner)
+    before = learner.checksum()
+    report = learner.step(1, [make_group(MIXED, 1), make_group(FLAT, 2)])
+    assert learner.checksum() != before
+    assert report.num_rollouts == 8
+    assert 0 < report.num_trained_tokens < report.num_tokens
+    assert all(np.isfinite(value) for value in report.metrics.values())
+    assert report.metrics["learn/flat_groups_frac"] == 0.5
+    assert report.metrics["learn/reward_mean"] == 0.75
+    assert report.metrics["learn/truncated_frac"] == 0.5
+    assert report.metrics["learn/lag_max_steps"] == 0
+    assert 0 < report.metrics["learn/ess_frac"] <= 1
+    usage = learner.usage()
+    assert usage.tokens == report.num_tokens
+    assert usage.busy_s >= report.seconds
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_publication_is_the_weights_in_the_engines_dtype(make_learner, make_group, dtype):
+    learner = make_learner(dtype=dtype)
+    learner.step(1, [make_group(MIXED, 1)])
+    published = learner.publish()
+    tensors = open_mapped(published.path)
+    assert published.version.step == 1
+    assert published.digest == digest((n, t.dtype, t.shape, t.data) for n, t in tensors.items())
+    with learner._engine.parameters(learner._model) as parameters:
+        assert list(tensors) == list(parameters)
+        assert "lm_head.weight" not in tensors
+        for name, tensor in tensors.items():
+            read = torch.frombuffer(bytearray(tensor.data), dtype=getattr(torch, dtype)).view(tensor.shape)
+            assert torch.equal(read, parameters[name].to(read.dtype))
+
+
+def test_the_two_newest_publications_are_kept_and_all_go_at_the_end(make_learner, make_group):
+    learner = make_learner()
+    paths = []
+    for step in (1, 2, 3):
+        learner.step(step, [make_group(MIXED, step, step=step - 1)])
+        paths.append(open_mapped_path(learner.publish().path))
+    assert [p.exists() for p in paths] == [False, True, True]
+    learner.close()
+    assert not paths[0].parent.exists()
+
+
+def open_mapped_path(path):
+    from pathlib import Path
+
+    return Path(path)
+
+
+def test_the_canary_is_what_the_published_weights_say(make_learner, make_group):
+    learner = make_learner(dtype="float32")
+    learner.step(1, [make_group(MIXED, 1)])
+    published = learner.publish()
+    assert len(published.canary_logprobs) == len(published.canary_tokens) - 1
+    tokens = torch.tensor([published.canary_tokens])
+    with torch.no_grad():
+        full = learner._model.model(tokens).last_hidden_state @ learner._model.lm_head.weight.T
+    wanted = full.log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None])[:, 0]
+    assert torch.allclose(torch.tensor(published.canary_logprobs), wanted, atol=1e-5)
+
+
+def test_logprobs_at_loss_positions_equal_those_of_full_logits(make_learner, make_group):
+    learner = make_learner()
+    group = make_group(MIXED, 5, temperature=0.7)
+    seen = {}
+    learner._loss = lambda new, *rest: seen.setdefault("terms", LOSSES["grpo"](new, *rest)) and keep(seen, new, rest)
+    before = [p.detach().clone() for p in learner._model.parameters()]
+    learner.step(1, [group])
+    with torch.no_grad():
+        for p, old in zip(learner._model.parameters(), before, strict=True):
+            p.copy_(old)
+        wanted = []
+        for rollout in sorted(group.rollouts, key=lambda r: -len(r.tokens)):
+            ids = torch.tensor(np.concatenate([group.prompt_tokens, rollout.tokens])[None].astype(np.int64))
+            hidden = learner._model.model(ids).last_hidden_state
+            full = (hidden @ learner._model.lm_head.weight.T / 0.7).log_softmax(-1)[0]
+            start = len(group.prompt_tokens)
+            wanted += [full[start + i - 1, t] for i, t in enumerate(rollout.tokens.tolist())]
+    assert torch.allclose(seen["new"], torch.stack(wanted), atol=1e-5)
+
+
+def keep(seen, new, rest) -> Terms:
+    seen["new"] = new.detach()
+    return LOSSES["grpo"](new, *rest)
+
+
+def gradient(learner, groups):
+    """The gradient of a step, taken just before the optimiser would use it."""
+    taken = {}
+
+    def take(lr):
+        taken.update({n: p.grad.clone() for n, p in learner._model.named_parameters()})
+        learner._engine.forget()
+        return 1.0
+
+    learner._engine.update = take
+    learner.step(1, groups)
+    return taken
+
+
+def test_padded_micro_batches_give_the_gradient_of_one_rollout_at_a_time(make_learner, make_group):
+    groups = [make_group(MIXED, 1), make_group(MIXED, 2, prompt_length=3), make_group(FLAT, 3)]
+    together = gradient(make_learner(micro_tokens=8192), groups)
+    alone = gradient(make_learner(micro_tokens=1), groups)
+    for name, value in together.items():
+        assert torch.allclose(value, alone[name], rtol=1e-4, atol=1e-7), name
+
+
+def test_leaving_flat_groups_out_changes_nothing_but_the_denominator(make_learner, make_group):
+    mixed, flat = make_group(MIXED, 1), make_group(FLAT, 2)
+    num = [sum(len(r.tokens) for r in g.rollouts) for g in (mixed, flat)]
+    both, one = gradient(make_learner(), [mixed, flat]), gradient(make_learner(), [mixed])
+    for name, value in both.items():
+        assert torch.allclose(value, one[name] * (num[0] / sum(num)), rtol=1e-4, atol=1e-8), name
+
+
+def test_a_batch_without_advantage_costs_no_forward_pass_and_moves_nothing(make_learner, make_group):
+    learner = make_learner(weight_decay=0.1)
+    learner.step(1, [make_group(MIXED, 1)])
+    before, calls = learner.checksum(), []
+    learner._model.register_forward_hook(lambda *_: calls.append(1))
+    report = learner.step(2, [make_group(FLAT, 2, step=1), make_group((1.0, None, None, None), 3, step=1)])
+    assert not calls
+    assert report.metrics["learn/updates"] == 0
+    assert report.num_trained_tokens == 0
+    assert report.metrics["learn/masked_rollouts"] == 3
+    assert learner.checksum() == before
+    assert learner.publish().version.step == 2
+
+
+def test_masked_rollouts_are_as_if_not_generated(make_learner, make_group):
+    whole = make_group((1.0, None, 0.0, 0.0), 4)
+    without = replace(whole, rollouts=tuple(r for i, r in enumerate(whole.rollouts) if i != 1))
+    sums = []
+    for group in (whole, without):
+        learner = make_learner()
+        learner.step(1, [group])
+        sums.append(learner.checksum())
+    assert sums[0] == sums[1]
+
+
+def test_tokens_outside_the_loss_mask_carry_no_loss(make_learner, make_group):
+    group = make_group(MIXED, 6, lengths=(4, 4, 4, 4))
+    mask = np.array([True, False, False, True])
+    masked = replace(group, rollouts=tuple(replace(r, loss_mask=mask) for r in group.rollouts))
+    report = make_learner().step(1, [masked])
+    assert report.num_trained_tokens == 8
+    assert report.num_tokens == 16
+
+
+def test_equal_histories_give_equal_checksums(make_learner, make_group):
+    sums = []
+    for _ in range(2):
+        learner = make_learner(dtype="bfloat16")
+        for step in (1, 2):
+            learner.step(step, [make_group(MIXED, step), make_group(MIXED, 10 + step)])
+        sums.append(learner.checksum())
+    assert sums[0] == sums[1]
+
+
+def test_the_importance_weight_of_each_lag_is_reported(make_learner, make_group):
+    learner = make_learner()
+    learner.step(1, [make_group(MIXED, 1)])
+    group = make_group(MIXED, 2, lengths=(4, 4, 4, 4))
+    split = tuple(replace(r, spans=(Span(0, 0, 1), Span(1, 1, 4))) for r in group.rollouts)
+    metrics = learner.step(2, [replace(group, rollouts=split)]).metrics
+    assert metrics["learn/lag_mean_steps"] == 0.25
+    assert metrics["learn/lag_max_steps"] == 1
+    assert {"learn/importance_lag0_mean", "learn/importance_lag1_mean"} <= set(metrics)
+
+
+def test_a_token_of_weights_that_do_not_exist_yet_is_a_bug(make_learner, make_group):
+    with pytest.raises(AssertionError, match="the weights are 0"):
+        make_learner().step(1, [make_group(MIXED, 1, step=1)])
+
+
+def test_tokens_of_another_lineage_have_no_lag(make_learner, make_group):
+    metrics = make_learner().step(1, [make_group(MIXED, 1, step=7, lineage=4)]).metrics
+    assert "learn/lag_max_steps" not in metrics
+
+
+def test_a_step_out_of_order_or_without_groups_is_refused(make_learner, make_group):
+    learner = make_learner()
+    with pytest.raises(ValueError, match="cannot follow"):
+        learner.step(2, [make_group(MIXED, 1)])
+    with pytest.raises(ValueError, match="empty"):
+        learner.step(1, [])
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(make_learner, make_group):
+    learner = make_learner()
+    before = learner.checksum()
+    group = make_group(MIXED, 1)
+    bad = replace(group.rollouts[0], logprobs=np.full(len(group.rollouts[0].tokens), np.nan, np.float32))
+    with pytest.raises(DivergedError, match="loss"):
+        learner.step(1, [replace(group, rollouts=(bad, *group.rollouts[1:]))])
+    assert learner.checksum() == before
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(make_learner, make_group, monkeypatch):
+    def cusp(new, old, behaviour, advantage, cap):
+        return Terms((new - new.detach()).abs().sqrt(), old, advantage > 0)  # 0, with gradient 0 * inf
+
+    monkeypatch.setitem(LOSSES, "cusp", cusp)
+    learner = make_learner(loss={"name": "cusp"})
+    before = learner.checksum()
+    with pytest.raises(DivergedError, match="gradient"):
+        learner.step(1, [make_group(MIXED, 1)])
+    assert learner.checksum() == before
+
+
+def test_clipping_acts_only_from_the_second_update_of_a_batch_on(make_learner, make_group):
+    def batch():
+        # the same question twice, so that the first update moves the ratios of the second
+        return [make_group(MIXED, 1), make_group(MIXED, 1)]
+
+    once = make_learner(lr=0.1).step(1, batch()).metrics
+    twice = make_learner(lr=0.1, updates_per_step=2).step(1, batch()).metrics
+    assert once["learn/clip_frac"] == 0
+    assert twice["learn/clip_frac"] > 0
+    assert (once["learn/updates"], twice["learn/updates"]) == (1, 2)
+
+
+def test_the_kl_penalty_is_zero_at_the_initial_policy_and_pulls_back_to_it(make_learner, make_group):
+    learner = make_learner(kl_coef=10.0, lr=1e-3)
+    first = learner.step(1, [make_group(MIXED, 1)]).metrics
+    assert first["learn/kl_reference_nats"] == 0
+    reports = [learner.step(s, [make_group(FLAT, 1)]) for s in range(2, 8)]
+    distances = [r.metrics["learn/kl_reference_nats"] for r in reports]
+    assert reports[0].num_trained_tokens > 0  # advantage 0, yet the penalty needs them
+    assert distances[-1] < distances[0]
+
+
+def test_gradient_clipping_and_the_schedule_reach_the_optimiser(make_learner, make_group):
+    learner = make_learner(schedule="linear", steps=4, warmup_steps=2, lr=1e-3)
+    rates = [learner.step(s, [make_group(MIXED, s)]).metrics["learn/lr"] for s in (1, 2, 3, 4)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_interrupted_run_ends_in_the_weights_of_an_uninterrupted_one(make_learner, make_group, tmp_path, dtype):
+    def train(learner, first, last):
+        for step in range(first, last + 1):
+            learner.step(step, [make_group(MIXED, step), make_group(MIXED, 20 + step)])
+
+    options = {"dtype": dtype, "schedule": "cosine", "weight_decay": 0.01}
+    whole = make_learner(**options)
+    train(whole, 1, 5)
+    first = make_learner(**options)
+    train(first, 1, 3)
+    first.save(tmp_path)
+    train(first, 4, 5)  # saving does not disturb
+    resumed = make_learner(**options)
+    resumed.restore(tmp_path, lineage=2)
+    assert (resumed.version.lineage, resumed.version.step) == (2, 3)
+    train(resumed, 4, 5)
+    assert whole.checksum() == first.checksum() == resumed.checksum()
+
+
+def test_a_checkpoint_of_other_weights_is_refused(make_learner, make_group, tmp_path):
+    learner = make_learner()
+    learner.save(tmp_path)
+    text = (tmp_path / "learner.json").read_text()
+    (tmp_path / "learner.json").write_text(text.replace(learner.checksum(), "0" * 32))
+    with pytest.raises(ValueError, match="checksum"):
+        learner.restore(tmp_path, lineage=0)
+
+
+def test_rewards_go_up_on_a_bandit(make_learner, make_group):
+    """Forty on-policy steps: reward 1 for a token below 150."""
+    learner = make_learner(lr=3e-3, steps=40)
+    rng, prompt, means = np.random.default_rng(0), None, []
+    for step in range(1, 41):
+        group = make_group((0.0,) * 8, 1, step=step - 1, lengths=(1,) * 8)
+        with torch.no_grad():
+            ids = torch.tensor(group.prompt_tokens[None].astype(np.int64))
+            logits = learner._engine(ids, torch.tensor([ids.shape[1] - 1]))
+            logprobs = logits.float().log_softmax(-1)[0].numpy()
+        probs = np.exp(logprobs.astype(np.float64))
+        tokens = rng.choice(len(probs), 8, p=probs / probs.sum())
+        rollouts = []
+        for rollout, token in zip(group.rollouts, tokens, strict=True):
+            verdict = replace(rollout.verdicts[0], value=float(token < 150))
+            new = {"tokens": np.array([token], np.int32), "logprobs": logprobs[[token]], "verdicts": (verdict,)}
+            rollouts.append(replace(rollout, **new))
+        means.append(learner.step(step, [replace(group, rollouts=tuple(rollouts))]).metrics["learn/reward_mean"])
+    assert np.mean(means[:5]) < 0.75
+    assert np.mean(means[-5:]) > 0.95
+
+
+def test_a_folder_without_a_model_is_a_config_error(make_learner, tmp_path):
+    with pytest.raises(ConfigError, match="not a model folder"):
+        make_learner(model=tmp_path)
+
+
+def test_untouched_heads_see_only_the_chosen_positions(model_folder):
+    model = policy.load(model_folder)
+    module, rows = policy.Policy(model, None), []
+    model.lm_head.register_forward_hook(lambda head, args, out: rows.append(args[0].shape))
+    module(torch.zeros(3, 5, dtype=torch.long), torch.tensor([2, 7]))
+    assert rows == [(1, 2, 64)]

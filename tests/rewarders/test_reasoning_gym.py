@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rewarders.child_reasoning_gym import guard
+from rewarders.process import ChildError
+from rewarders.reasoning_gym import ReasoningGym
+from swarm.types import Group, Status
+
+EVALUATING = ["binary_matrix", "spiral_matrix", "string_insertion", "n_queens", "countdown", "puzzle24"]
+EVALUATING += ["simple_integration", "intermediate_integration", "polynomial_multiplication"]
+ATTACKS = [
+    "__import__('os').system('touch marker')",
+    "[__import__('os').system('touch marker')]",
+    "open('marker', 'w')",
+    "exec(chr(111))",
+    "(1).__class__.__base__.__subclasses__()",
+    '\uff45\uff58\uff45\uff43(\'open("marker", "w")\')',
+]
+
+
+@pytest.fixture(scope="module")
+def gym(tmp_path_factory) -> Iterator[ReasoningGym]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("cwd"))
+        made = ReasoningGym(timeout_s=60.0)
+        yield made
+        made.close()
+
+
+def place(family: str, index: int = 2, **config: Any) -> dict[str, Any]:
+    return {"family": family, "seed": 3, "size": 10, "index": index, "config": config}
+
+
+def entry(gym: ReasoningGym, task: dict[str, Any]) -> dict[str, Any]:
+    return asyncio.run(gym.child.ask({"task": task, "prepare": True}, 60.0))
+
+
+def judge(rewarder: ReasoningGym, group: Group) -> list[Any]:
+    return asyncio.run(rewarder.judge(group))
+
+
+@pytest.mark.parametrize("family", EVALUATING)
+def test_text_is_never_run_as_code_and_own_answers_still_score(gym, make_group, family) -> None:
+    task = place(family)
+    made = entry(gym, task)
+    verdicts = judge(gym, make_group([made["answer"], *ATTACKS], made["answer"], made["question"], task))
+    assert verdicts[0].value == 1.0, verdicts[0]
+    assert all(v.value is not None and v.value <= 0.01 for v in verdicts[1:]), verdicts
+    assert not os.path.exists("marker")
+
+
+def test_a_hang_costs_its_own_rollout_only(gym, make_group) -> None:
+    task = place("countdown")
+    made = entry(gym, task)
+    quick = ReasoningGym(timeout_s=4.0)
+    try:
+        group = make_group([made["answer"], "9**9**9**9", made["answer"]], made["answer"], made["question"], task)
+        judge(quick, make_group(["1"], made["answer"], made["question"], task))
+        first, hang, last = judge(quick, group)
+    finally:
+        quick.close()
+    assert (first.value, last.value) == (1.0, 1.0)
+    assert hang.status in (Status.TIMEOUT, Status.ERROR)
+
+
+def test_partial_credit_is_the_scorers_own_or_none(gym, make_group) -> None:
+    task = place("chain_sum")
+    made = entry(gym, task)
+    group = make_group([made["answer"], f"it is {made['answer']}"], made["answer"], made["question"], task)
+    full, partial = judge(gym, group)
+    assert full.value == 1.0
+    assert 0 < partial.value < 1
+    gym._full_only = True
+    try:
+        assert [v.value for v in judge(gym, group)] == [1.0, 0.0]
+    finally:
+        gym._full_only = False
+
+
+def test_an_answer_is_taken_as_the_recipe_says(gym, make_group) -> None:
+    task = place("chain_sum")
+    made = entry(gym, task)
+    gym._extract = "number"
+    try:
+        group = make_group([f"it is {made['answer']}.", "dunno"], made["answer"], made["question"], task)
+        assert [v.value for v in judge(gym, group)] == [1.0, 0.0]
+    finally:
+        gym._extract = "whole"
+
+
+@pytest.mark.parametrize(("question", "answer"), [("another question", None), (None, "another answer")])
+def test_a_prompt_that_is_not_the_regenerated_entry_is_an_error(gym, make_group, question, answer) -> None:
+    task = place("chain_sum")
+    made = entry(gym, task)
+    [verdict] = judge(gym, make_group(["1"], answer or made["answer"], question or made["question"], task))
+    assert verdict.status is Status.ERROR
+    assert "PYTHONHASHSEED" in verdict.cause
+
+
+@pytest.mark.parametrize(
+    ("task", "cause"),
+    [
+        (place("no_such_family"), "no_such_family"),
+        (place("chain_sum", no_such_option=1), "no_such_option"),
+        (place("chain_sum", min_terms=0), "AssertionError"),
+    ],
+)
+def test_an_entry_that_cannot_be_made_is_an_error_with_its_cause(gym, make_group, task, cause) -> None:
+    [verdict] = judge(gym, make_group(["1"], task=task))
+    assert verdict.status is Status.ERROR
+    assert cause in verdict.cause
+
+
+def test_a_scorer_that_raises_is_an_error_not_a_zero(gym, make_group) -> None:
+    task = place("boxnet")
+    made = entry(gym, task)
+    [verdict] = judge(gym, make_group(["[1]"], question=made["question"], task=task))
+    assert verdict.status is Status.ERROR, verdict
+    with pytest.raises(ChildError):
+        asyncio.run(gym.child.ask({"task": task, "answer": "[1]"}, 60.0))
+
+
+@pytest.mark.parametrize(
+    "text", ["49*(85 - 1)/14 - 42", "7*X**9 - 2*X**6 + C", "-3*exp(2*x)/4 + sin(x)", "2.5*x", "3!"]
+)
+def test_the_guard_lets_arithmetic_through(text) -> None:
+    guard(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["x.diff", "(x).a", "f'x'", "eval(1)", "x_1", "a[0]", "lambda: 0", "x;y", "S\u0130", "1 .real"]
+)
+def test_the_guard_stops_everything_else(text) -> None:
+    with pytest.raises(SyntaxError):
+        guard(text)

@@ -91,8 +91,12 @@ class VllmEngine(EngineThread):
         problem = unsupported(vllm.__version__, vars(vllm.LLM).keys() | dir(vllm.LLM))
         if problem:
             raise ConfigError(problem)
+        import torch._dynamo
         from vllm.config import WeightTransferConfig
 
+        if self._options["enforce_eager"]:
+            # vLLM's sampler compiles a helper all the same, which needs g++ and takes up to minutes on a busy machine.
+            torch._dynamo.config.disable = True
         register()
         self._wanted = staging.manifest(self._model, self._dtype)
         # One token more than the context, where the model has it: scoring a full context samples one token after it.

@@ -1,39 +1,43 @@
 """The prompt stream: sources mixed by weight, in a seeded order that can be resumed, split by question content.
 
-A question is held out when a keyed hash of its text falls under `HELD_OUT_SHARE`. The split therefore depends on the
-question alone: not on seed, order or source, and the same question never lies on both sides.
+    sources -> items -> (training side? new in this epoch?) -> next()
+                     -> (held-out side? new?)               -> held_out()
 
-Every question is asked once per epoch of its source: repeats are skipped (small procedural families repeat often),
-and when a long stretch brings nothing new the source begins its next epoch.
+`actors.questions` says which side a question lies on. Every training question is asked once per epoch of its source:
+repeats are skipped (small procedural families repeat often), and when a long stretch brings nothing new the source
+begins its next epoch.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from actors.questions import Item, digest, keyed, share_for
 from actors.source_reasoning_gym import ReasoningGym
 from actors.source_tables import Datasets, Jsonl, Parquet
 from swarm.config import WeightedSpec
 from swarm.errors import ConfigError
 from swarm.types import Prompt
 
-HELD_OUT_SHARE = 0.1
-"""Share of all distinct questions that is kept for evaluation."""
-
 BARREN = 2_000
-"""Items in a row without a new training question that end a procedural source's epoch."""
+"""Items in a row without a new question that end a walk through a procedural source: by then all but some 1/2000 of
+the side's questions, as a share of all items, have been seen."""
+
 
 class Source(Protocol):
     """Where questions come from: item `index` of an epoch, None past the end of it."""
 
     name: str
+    """For messages, tables and `Prompt.source`."""
+    num_rows: int | None
+    """Distinct questions of a table; None where they are made as needed."""
 
-    def item(self, epoch: int, index: int) -> Prompt | None:
-        """The same prompt for the same arguments; `system` is filled in by the stream."""
+    def item(self, epoch: int | None, index: int) -> Item | None:
+        """The same item for the same arguments. Epoch None is an order of its own that the seed does not change: that
+        of the held-out questions. `system` is filled in by the stream."""
         ...
 
 
@@ -45,119 +49,138 @@ SOURCES: dict[str, Callable[..., Any]] = {
 }
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a question belongs to the held-out side; white space at its ends and its runs do not matter."""
-    return int.from_bytes(_digest(text), "big") < HELD_OUT_SHARE * 2**64
-
-
 class _Walk:
     """Training questions of one source, each once per epoch."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.epoch = 0
-        self.index = 0
-        self._seen: set[bytes] = set()
+    def __init__(self, source: Source, limit: int) -> None:
+        self.source, self._limit = source, limit
+        self.epoch = self.index = 0
+        self._seen: set[int] = set()
 
     def next(self) -> Prompt:
         """The next question that this epoch has not seen. Raises ConfigError where there is none at all."""
         barren = 0
         while True:
-            prompt = self.source.item(self.epoch, self.index) if barren < BARREN else None
-            if prompt is None:
+            ended = barren >= BARREN and self.source.num_rows is None  # a table is read to its end
+            item = None if ended else self.source.item(self.epoch, self.index)
+            if item is None:
                 if not self._seen:
-                    raise ConfigError(f"actors.tasks: {self.source.name} has no training question; give more data")
+                    raise ConfigError(f"actors.tasks: {self.source.name}: no question to train on; give more data")
                 self.epoch, self.index, barren = self.epoch + 1, 0, 0
                 self._seen.clear()
                 continue
             self.index += 1
-            key = _digest(prompt.text)
-            if key in self._seen or is_held_out(prompt.text):
+            found = digest(item.question)
+            if found < self._limit or found in self._seen:
                 barren += 1
                 continue
-            self._seen.add(key)
-            return prompt
+            self._seen.add(found)
+            return item.prompt
 
     def state(self) -> dict[str, int]:
         return {"epoch": self.epoch, "index": self.index}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go to a position; the questions seen before it in its epoch are read again."""
-        self.epoch, self.index = state["epoch"], state["index"]
+        """Go to a position; the questions before it in its epoch are read again, which keeps the state small."""
+        self.epoch, self.index = int(state["epoch"]), int(state["index"])
         earlier = (self.source.item(self.epoch, i) for i in range(self.index))
-        self._seen = {_digest(p.text) for p in earlier if p is not None and not is_held_out(p.text)}
+        self._seen = {found for item in earlier if item and (found := digest(item.question)) >= self._limit}
 
 
 class TaskStream:
     """`swarm.roles.PromptStream` over the sources of a recipe."""
 
     def __init__(self, tasks: Sequence[WeightedSpec], *, seed: int, system: str = "") -> None:
+        """Opens every source. `system` is the system message of prompts that bring none. Raises ConfigError with the
+        problems of all sources."""
         self._seed, self._system = seed, system
         self._weights = [task.weight for task in tasks]
-        sources = []
+        sources: list[Source] = []
+        problems: list[str] = []
         for i, task in enumerate(tasks):
             try:
-                sources.append(SOURCES[task.name](seed=seed, **task.options))
+                sources.append(SOURCES[task.name](seed=keyed("source", f"{seed}/{i}"), **task.options))
             except ConfigError as error:
-                raise ConfigError([f"actors.tasks.{i}: {problem}" for problem in error.problems]) from None
-        self._walks = [_Walk(source) for source in sources]
+                problems += [f"actors.tasks.{i}: {problem}" for problem in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        self._limit = int(share_for([source.num_rows for source in sources]) * 2**64)
+        self._walks = [_Walk(source, self._limit) for source in sources]
+        self._names = [source.name for source in sources]
         self._drawn = 0
+        self._held_out: list[Prompt] = []
+        self._more_held_out = self._walk_held_out()
 
     def next(self) -> Prompt:
-        """The next training prompt. Which source gives draw n depends on seed and n alone."""
-        number = random.Random(f"{self._seed}/{self._drawn}")
-        walk = number.choices(self._walks, self._weights)[0]
+        """The next training prompt. Which source gives draw n depends on the seed and n alone."""
+        walk = self._walks[_pick(f"{self._seed}/{self._drawn}", self._weights)]
+        prompt = walk.next()
         self._drawn += 1
-        return self._finished(walk.next())
+        return self._finished(prompt)
 
     def held_out(self, num: int) -> list[Prompt]:
-        """The first `num` distinct held-out questions, sources in turn by weight."""
-        streams = [_held_out_of(walk.source) for walk in self._walks]
-        weights = list(self._weights)
-        number = random.Random(f"{self._seed}/held out")
-        found: dict[bytes, Prompt] = {}
-        while streams and len(found) < num:
-            which = number.choices(range(len(streams)), weights)[0]
-            prompt = next(streams[which], None)
-            if prompt is None:
-                del streams[which], weights[which]
-            else:
-                found.setdefault(_digest(prompt.text), self._finished(prompt))
-        return list(found.values())
+        """The first `num` distinct held-out questions, sources mixed by weight; the same whatever the seed."""
+        self._held_out += itertools.islice(self._more_held_out, max(0, num - len(self._held_out)))
+        return self._held_out[:num]
 
     def state(self) -> Mapping[str, Any]:
         """Draws so far, and each source's position."""
-        return {"drawn": self._drawn, "sources": [walk.state() for walk in self._walks]}
+        return {"drawn": self._drawn, "names": list(self._names), "sources": [walk.state() for walk in self._walks]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue after the draw that `state` was taken at. Raises ConfigError where it is of other sources."""
-        if len(state["sources"]) != len(self._walks):
+        if list(state["names"]) != self._names:
             raise ConfigError(
-                f"the saved position has {len(state['sources'])} task sources, the recipe {len(self._walks)}; "
-                "resume with the recipe that the run began with"
+                f"the saved position is of the task sources {', '.join(state['names'])}, the recipe has "
+                f"{', '.join(self._names)}; resume with the recipe that the run began with"
             )
-        self._drawn = state["drawn"]
+        self._drawn = int(state["drawn"])
         for walk, position in zip(self._walks, state["sources"], strict=True):
             walk.restore(position)
+
+    def _walk_held_out(self) -> Iterator[Prompt]:
+        streams = [distinct(walk.source, 0, self._limit) for walk in self._walks]
+        weights = list(self._weights)
+        seen: set[int] = set()
+        for draw in itertools.count():
+            if not streams:
+                return
+            which = _pick(f"held out/{draw}", weights)
+            item = next(streams[which], None)
+            if item is None:
+                del streams[which], weights[which]
+            elif digest(item.question) not in seen:
+                seen.add(digest(item.question))
+                yield self._finished(item.prompt)
 
     def _finished(self, prompt: Prompt) -> Prompt:
         return replace(prompt, system=self._system) if self._system and not prompt.system else prompt
 
 
-def _held_out_of(source: Source) -> Iterator[Prompt]:
-    """Distinct held-out questions of the first epoch; ends with the data, or after a long stretch without a new one."""
-    seen: set[bytes] = set()
+def distinct(source: Source, low: int = 0, high: int = 2**64) -> Iterator[Item]:
+    """Distinct questions whose digest is in [low, high), in the held-out order, until a long stretch has no new one."""
+    seen: set[int] = set()
     index = barren = 0
-    while barren < BARREN * 10 and (prompt := source.item(0, index)) is not None:
+    while barren < BARREN and (item := source.item(None, index)) is not None:
         index += 1
-        key = _digest(prompt.text)
-        if key in seen or not is_held_out(prompt.text):
-            barren += 1
+        found = digest(item.question)
+        if found in seen or not low <= found < high:
+            barren += source.num_rows is None
             continue
-        seen.add(key)
+        seen.add(found)
         barren = 0
-        yield prompt
+        yield item
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8, key=b"swarm held-out split").digest()
+def count_distinct(task: WeightedSpec, at_least: int) -> int:
+    """How many distinct questions a task has on both sides, counted up to `at_least`."""
+    return sum(1 for _ in itertools.islice(distinct(SOURCES[task.name](seed=0, **task.options)), at_least))
+
+
+def _pick(place: str, weights: Sequence[float]) -> int:
+    """An index by weight, from a hash of `place`."""
+    point = keyed("mixture", place) / 2**64 * sum(weights)
+    for i, total in enumerate(itertools.accumulate(weights)):
+        if point < total:
+            return i
+    return len(weights) - 1

@@ -25,9 +25,7 @@ def make_stream(config: RunConfig) -> TaskStream:
 
 
 @asynccontextmanager
-async def crew_for(
-    config: RunConfig, model: Path, notice: Notice, with_learner: bool = True
-) -> AsyncIterator[Crew]:
+async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner: bool = True) -> AsyncIterator[Crew]:
     """All workers of a recipe, started; closed and gone when the block ends, however it ends.
 
     `notice(kind, **facts)` is told of what happens to them, as `Journal.event` is.

@@ -1,9 +1,10 @@
-"""The `swarm` command. Heavy packages are imported inside the commands, so that `--help` and bad input answer at once."""
+"""The `swarm` command. Heavy packages are imported inside the commands: `--help` and bad input answer at once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -26,8 +27,8 @@ def fails_plainly(command: Command) -> Command:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except* SwarmError as group:
-            error = _leaf(group)
+        except* SwarmError as errors:
+            error = _leaf(errors)
             for line in str(error).splitlines():
                 click.echo(f"swarm: {line}", err=True)
             sys.exit(error.exit_code)
@@ -35,11 +36,11 @@ def fails_plainly(command: Command) -> Command:
     return wrapped
 
 
-def _leaf(group: BaseException) -> SwarmError:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    assert isinstance(group, SwarmError)
-    return group
+def _leaf(error: BaseException) -> SwarmError:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, SwarmError)
+    return error
 
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
@@ -49,11 +50,20 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="swarm")
-def main() -> None:
+def group() -> None:
     """Reinforcement learning for language models with asynchronous actors and learners."""
 
 
-@main.command(epilog="Example: swarm run cluster/recipes/cpu.toml --set learners.max_lag=0")
+def main() -> None:
+    """The console script. Some reasoning-gym families iterate over sets, so that their questions depend on the
+    interpreter's hash seed: it is fixed before anything else happens, by starting over once."""
+    if "PYTHONHASHSEED" not in os.environ:
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - this program itself
+    group()
+
+
+@group.command(epilog="Example: swarm run cluster/recipes/cpu.toml --set learners.max_lag=0")
 @RECIPE
 @SET
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: a new one under cluster.runs.")
@@ -70,7 +80,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: boo
     _train(folder, as_json, resume=False)
 
 
-@main.command(epilog="Example: swarm resume runs/cpu-1")
+@group.command(epilog="Example: swarm resume runs/cpu-1")
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @JSON
 @fails_plainly
@@ -81,12 +91,14 @@ def resume(run_folder: Path, as_json: bool) -> None:
     _train(RunFolder.open(run_folder), as_json, resume=True)
 
 
-@main.command("eval", epilog="Example: swarm eval runs/cpu-1 --samples 8 --k 1 --k 8")
+@group.command("eval", epilog="Example: swarm eval runs/cpu-1 --samples 8 --k 1 --k 8")
 @click.argument("what", type=click.Path(path_type=Path))
 @click.option("--recipe", type=click.Path(path_type=Path), help="Tasks and rewarders, where WHAT is a model folder.")
 @click.option("--questions", type=click.IntRange(min=1), default=200, show_default=True, help="Held-out questions.")
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Answers to each question.")
-@click.option("--k", "ks", type=click.IntRange(min=1), multiple=True, help="Report pass@k; repeatable. Default: 1 and --samples.")
+@click.option(
+    "--k", "ks", type=click.IntRange(min=1), multiple=True, help="Report pass@k; repeatable. Default: 1 and --samples."
+)
 @click.option("--temperature", type=click.FloatRange(min=0.0, max=2.0), help="Default: the recipe's; 0 is greedy.")
 @SET
 @JSON
@@ -101,7 +113,7 @@ def evaluate(what: Path, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps(result)) if as_json else show(console, result)
 
 
-@main.command(epilog="Example: swarm export runs/cpu-1 my-model")
+@group.command(epilog="Example: swarm export runs/cpu-1 my-model")
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @JSON
@@ -115,7 +127,7 @@ def export(run_folder: Path, target: Path, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else f"step {result['step']} written to {target}")
 
 
-@main.command(epilog="Example: swarm doctor cluster/recipes/cpu.toml")
+@group.command(epilog="Example: swarm doctor cluster/recipes/cpu.toml")
 @RECIPE
 @SET
 @JSON

@@ -6,6 +6,7 @@ process that wrote it began. A run that was resumed has lines of several process
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +45,7 @@ def surviving(metrics: Iterable[Record]) -> list[Record]:
 
 def wall_seconds(records: Iterable[Record]) -> float:
     """Seconds that processes of this run existed, as far as they wrote anything."""
-    return sum(part[-1]["run_s"] for part in processes(records))
+    return float(sum(part[-1]["run_s"] for part in processes(records)))
 
 
 def lag(record: Record, which: str) -> float | None:
@@ -71,10 +72,12 @@ class Rate:
 
     @property
     def tokens_per_s(self) -> float:
+        """Completion tokens of the batches."""
         return self.tokens / self.seconds
 
     @property
     def trained_per_s(self) -> float:
+        """Completion tokens that entered a gradient."""
         return self.trained_tokens / self.seconds
 
 
@@ -114,7 +117,7 @@ def work(metrics: Sequence[Record], events: Iterable[Record]) -> Work | None:
     cpu: defaultdict[str, float] = defaultdict(float)
     spent: defaultdict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(STATES, 0.0))
     for part in processes(e for e in events if e["event"] == "usage" and "workers" in e):
-        for before, after in zip(part, part[1:], strict=False):
+        for before, after in itertools.pairwise(part):
             seconds += after["run_s"] - before["run_s"]
             for name, now in after["workers"].items():
                 grown = _growth(before["workers"].get(name, {}), now)
@@ -178,6 +181,11 @@ def smoothed(values: Sequence[float | None], width: int) -> list[float | None]:
         known = [v for v in values[max(0, i - width + 1) : i + 1] if v is not None]
         out.append(fmean(known) if known else None)
     return out
+
+
+def printable(text: object, encoding: str = "utf-8") -> str:
+    """On one line, with `?` for what the terminal has no character for: a model may write anything."""
+    return " ".join(str(text).split()).encode(encoding, "replace").decode(encoding)
 
 
 def clock(seconds: float) -> str:

@@ -7,7 +7,6 @@ so leaves the tree) is remembered and still counted. Files in /dev/shm that nobo
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -38,6 +37,7 @@ class MemorySampler:
         self._lock = threading.Lock()
 
     def start(self) -> None:
+        """Sample from now on."""
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
         self._thread.start()
@@ -110,8 +110,7 @@ def _pss(process: psutil.Process) -> int | None:
     except ProcessLookupError:
         return None  # ended while it was read
     except (FileNotFoundError, PermissionError):
-        if os.path.isdir("/proc/self") and not os.path.isdir(f"/proc/{process.pid}"):
-            return None
+        pass  # gone, not Linux, or not ours to look at: the next call tells
     try:
         return int(process.memory_info().rss)
     except psutil.Error:

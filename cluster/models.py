@@ -4,9 +4,9 @@
     a folder                       checked: config.json, weights, tokenizer
     owner/name                     a hub id, fetched once by huggingface_hub into its own cache
 
-The cache is `$SWARM_CACHE`, else `$XDG_CACHE_HOME/swarm`, else `~/.cache/swarm`; models lie under `models/NAME`. A model
-is made in a folder beside its place and renamed when whole, under a file lock, so a killed or second process never
-leaves or sees half a model. Nothing heavy is imported before something has to be made.
+The cache is `$SWARM_CACHE`, else `$XDG_CACHE_HOME/swarm`, else `~/.cache/swarm`; models lie under `models/NAME`. A
+model is made in a folder beside its place and renamed when whole, under a file lock, so a killed or second process
+never leaves or sees half a model. Nothing heavy is imported before something has to be made.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def resolve(path: str, say: Say = print) -> Path:
 
 
 def folder_problems(folder: Path) -> list[str]:
-    """What keeps a folder from being a model that an engine and the learner can load; one line each, empty if nothing."""
+    """What keeps a folder from being a model that engine and learner can load; one line each, empty if nothing."""
     return [p for p in (_config_problem(folder), _weights_problem(folder), _tokenizer_problem(folder)) if p]
 
 
@@ -156,7 +156,7 @@ def _built(name: str, say: Say) -> Path:
                 if folder.exists():
                     folder.rename(scratch / ".old")  # a running engine keeps its open files
                 scratch.chmod(0o755)
-                os.rename(scratch, folder)
+                scratch.rename(folder)
                 shutil.rmtree(folder / ".old", ignore_errors=True)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -195,7 +195,7 @@ def _fetched(repo: str, say: Say) -> Path:
         kept = Path(snapshot_download(repo, local_files_only=True, allow_patterns=wanted))
         if not folder_problems(kept):
             return kept
-    except Exception:  # noqa: S110 - not in the hub's cache, or an incomplete copy: the hub is asked next
+    except Exception:  # noqa: BLE001, S110 - not in the hub's cache, or an incomplete copy: the hub is asked next
         pass
     near = nearest(repo, list(BUILTIN))
     hint = f"; model.path may also be a folder or one of {', '.join(BUILTIN)}{near if near.startswith('; did') else ''}"
@@ -205,14 +205,18 @@ def _fetched(repo: str, say: Say) -> Path:
         raise ConfigError(f"model.path = {repo!r}: gated on the hub; accept its terms and log in with `hf`") from None
     except RepositoryNotFoundError:
         raise ConfigError(f"model.path = {repo!r}: no such folder, and no such model on the hub{hint}") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - of whatever HTTP library the hub's client uses
         cause = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise ConfigError(f"model.path = {repo!r}: no such folder, and the hub cannot be reached ({cause}){hint}") from None
+        raise ConfigError(
+            f"model.path = {repo!r}: no such folder, and the hub cannot be reached ({cause}){hint}"
+        ) from None
     say(f"{repo}: fetching from the hub")
     try:
         folder = Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_S))
-    except Exception as error:
-        raise ConfigError(f"model.path = {repo!r}: fetching from the hub failed: {type(error).__name__}: {error}") from None
+    except Exception as error:  # noqa: BLE001 - as above
+        raise ConfigError(
+            f"model.path = {repo!r}: fetching from the hub failed: {type(error).__name__}: {error}"
+        ) from None
     if problems := folder_problems(folder):
         raise ConfigError(problems)
     return folder

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 INK, GREY = "#222222", "#999999"
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 22,
     "axes.titlesize": 30,
     "axes.titlelocation": "left",
@@ -74,13 +74,13 @@ def write_plots(folder: RunFolder) -> list[Path]:
 
 
 def _save(path: Path, drawing: Drawing) -> Path:
-    import matplotlib
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(LOOK):  # Figure and canvas by hand: pyplot would keep global state in the driver
+    with mpl.rc_context(LOOK):  # Figure and canvas by hand: pyplot would keep global state in the driver
         figure = Figure(figsize=(16, 9), dpi=100, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.35, h_pad=0.3)  # type: ignore[union-attr]
+        figure.get_layout_engine().set(w_pad=0.35, h_pad=0.3)  # type: ignore[union-attr,call-arg]
         FigureCanvasAgg(figure)
         drawing(figure)
         figure.savefig(path)
@@ -94,7 +94,8 @@ def draw_reward(figure: Figure, metrics: Sequence[Record]) -> None:
     steps, rewards = [m["step"] for m in known], [m["reward"] for m in known]
     width = min(10, max(3, len(known) // 10))
     axes.scatter(steps, rewards, s=70, color=SKY, alpha=0.7, linewidths=0, label="batch")
-    axes.plot(steps, figures.smoothed(rewards, width), color=BLUE, label=f"mean of {width} steps")
+    running = [value or 0.0 for value in figures.smoothed(rewards, width)]
+    axes.plot(steps, running, color=BLUE, label=f"mean of {width} steps")
     axes.set(title="Reward of sampled answers", xlabel="learner step", ylabel="mean reward")
     _limits(axes, rewards, proportion_like=True)
     axes.legend(loc="best")
@@ -120,7 +121,9 @@ def accuracy_points(folder: RunFolder, metrics: Sequence[Record], events: Sequen
     for when, found in files.items():
         if found and found["questions"]:
             step = found.get("step", 0 if when == "before" else last)
-            points.append({"when": when, "step": step} | {k: found[k] for k in ("accuracy", "low", "high", "questions")})
+            points.append(
+                {"when": when, "step": step} | {k: found[k] for k in ("accuracy", "low", "high", "questions")}
+            )
     return sorted(points, key=lambda p: p["step"])
 
 
@@ -161,10 +164,12 @@ def draw_accuracy(figure: Figure, points: Sequence[Point]) -> None:
             fontweight="bold",
             color=ORANGE,
         )
-    axes.set(title="Accuracy on held-out questions (greedy, 95 % intervals)", xlabel="learner step", ylabel="share correct")
+    axes.set(
+        title="Accuracy on held-out questions (greedy, 95 % intervals)", xlabel="learner step", ylabel="share correct"
+    )
     axes.set_ylim(0, 1)
     axes.margins(x=0.12)
-    axes.legend(loc="upper left" if points[0]["accuracy"] < 0.6 else "lower right")
+    axes.legend(loc="lower right" if points[-1]["accuracy"] > 0.5 else "upper left")
     _whole_steps(axes)
 
 
@@ -178,7 +183,9 @@ def draw_lag(figure: Figure, metrics: Sequence[Record]) -> None:
     axes.plot(steps, largest, color=ORANGE, linewidth=3, drawstyle="steps-mid", label="oldest token")
     axes.plot(steps, means, color=BLUE, label="mean over tokens")
     axes.fill_between(steps, means, color=BLUE, alpha=0.15, linewidth=0)
-    axes.set(title="Lag: how old tokens are when they are trained on", xlabel="learner step", ylabel="lag (learner steps)")
+    axes.set(
+        title="Lag: how old tokens are when they are trained on", xlabel="learner step", ylabel="lag (learner steps)"
+    )
     axes.set_ylim(0, max(1.0, *largest) * 1.3)
     axes.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.legend(loc="upper right", ncols=2)

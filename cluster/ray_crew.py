@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from swarm.types import Group, Handle, Prompt, StepReport, Weights
 
 BOOT_TRIES = 3
 """Processes of one worker that may fail to start in a row before the run gives up."""
+
+CLOSE_S = 10.0
+"""How long a worker may take to close before it is killed."""
 
 Notice = Callable[..., None]
 """`notice(kind, **facts)`: an event for the journal."""
@@ -77,11 +81,11 @@ class RayCrew:
 
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0) -> Handle:
         seat = await self._pick(self.actors)
-        return await self._work(seat, ActorError, lambda p: p.generate.options(num_returns=2).remote(prompt, ticket, attempt, greedy, num))
+        return await self._work(seat, ActorError, "generate", prompt, ticket, attempt, greedy, num)
 
     async def score(self, handle: Handle) -> Handle:
         seat = await self._pick(self.rewarders)
-        return await self._work(seat, RewarderError, lambda p: p.score.options(num_returns=2).remote(handle.ref, handle.facts))
+        return await self._work(seat, RewarderError, "score", handle.ref, handle.facts)
 
     async def step(self, step: int, batch: Sequence[Handle], record: Path | None) -> StepReport:
         return await self._learn(lambda p: p.step.remote(step, record, *[handle.ref for handle in batch]))
@@ -129,10 +133,8 @@ class RayCrew:
                 seat.replacing.cancel()
             if seat.process is None:
                 continue
-            try:
-                await asyncio.wait_for(_own(seat.process.close.remote()), 10)
-            except (RayError, SwarmError, TimeoutError):
-                pass  # it is about to be killed
+            with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
+                await asyncio.wait_for(_own(seat.process.close.remote()), CLOSE_S)
             ray.kill(seat.process)
 
     # -- processes ----------------------------------------------------------------------------------------------------
@@ -197,13 +199,12 @@ class RayCrew:
                 raise self._fatal
             return min((s for s in seats if s.replacing is None), key=lambda s: s.running)
 
-    async def _work(
-        self, seat: Seat, failure: type[StageFailure], call: Callable[[Any], tuple[Any, Any]]
-    ) -> Handle:
+    async def _work(self, seat: Seat, failure: type[StageFailure], method: str, *args: Any) -> Handle:
+        """Call a worker; its record batch stays where it is made, its facts come here."""
         process = seat.process
         seat.running += 1
         try:
-            ref, facts = call(process)
+            ref, facts = getattr(process, method).options(num_returns=2).remote(*args)
             return Handle(ref, await _own(facts))
         except RayActorError as error:
             self._bury(seat, process, _brief(error))

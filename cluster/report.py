@@ -7,15 +7,15 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cluster.figures import clock
+from cluster.figures import clock, printable
 from swarm.journal import RunFolder
 
 Row = tuple[str, str]
 NOTHING = "not known"
+SIDES = ("before", "after")
 LONGEST_ANSWER = 160
 """Characters of a question or answer that are shown."""
 
@@ -23,12 +23,13 @@ LONGEST_ANSWER = 160
 def accuracy_rows(summary: Mapping[str, Any]) -> list[Row]:
     """Held-out accuracy before and after, with intervals."""
     rows = []
-    for when in ("before", "after"):
+    for when in SIDES:
         found = summary["accuracy"][when]
         if found is None:
             rows.append((when, "not measured"))
             continue
-        text = f"{found['accuracy']:.3f}  (95 % interval {found['low']:.3f} to {found['high']:.3f}, {found['questions']} questions)"
+        interval = f"95 % interval {found['low']:.3f} to {found['high']:.3f}"
+        text = f"{found['accuracy']:.3f} ({interval}, {found['questions']} questions)"
         if found["unanswered"]:
             text += f"; {found['unanswered']} had no answer and count as wrong"
         rows.append((when, text))
@@ -38,43 +39,48 @@ def accuracy_rows(summary: Mapping[str, Any]) -> list[Row]:
 def rows(summary: Mapping[str, Any]) -> list[Row]:
     """Everything else, in the order of interest."""
     s = summary
-    time, speed, sync, lag, bias = s["time"], s["throughput"], s["sync"], s["lag"], s["length_bias"]
+    time, reward, memory, machine = s["time"], s["reward"], s["memory"]["peak_bytes"], s["machine"]
+    load = " ".join(map(str, machine["load_1_5_15_min"] or ["not known"]))
     planned = f" of {s['planned_steps']}" if s["planned_steps"] else ""
     resumed = f", in {time['processes']} processes" if time["processes"] > 1 else ""
     out: list[Row] = [
         ("learner steps", f"{s['steps']}{planned}"),
-        ("sampled reward", f"{_float(s['reward']['first'])} in the first 5 steps, {_float(s['reward']['last'])} in the last 5"),
+        ("sampled reward", f"{_float(reward['first'])} in the first 5 steps, {_float(reward['last'])} in the last 5"),
         ("wall time", f"{clock(time['wall_s'])} (first step done at {_clock(time['first_step_s'])}){resumed}"),
         ("learner's time", _shares(time["learner"])),
         ("actors' time", _shares(time["actors"])),
         ("reward workers", _shares(time["rewarders"])),
-        ("trained tokens/s", _trained(speed)),
-        ("generated tokens/s", f"{_float(speed['tokens_per_s'], 1)}"),
-        ("peak memory", f"{s['memory']['peak_bytes'] / 2**30:.2f} GiB (PSS of all processes)" if s["memory"]["peak_bytes"] else NOTHING),
-        ("sync pauses", _pauses(sync)),
-        ("lag", f"mean {_float(lag['mean'], 2)}, largest {_float(lag['largest'], 0)}, allowed {_float(lag['allowed'], 0)} learner steps"),
-        ("length bias", _bias(bias)),
+        ("trained tokens/s", _trained(s["throughput"])),
+        ("generated tokens/s", _float(s["throughput"]["tokens_per_s"], 1)),
+        ("peak memory", f"{memory / 2**30:.2f} GiB (PSS of all processes)" if memory else NOTHING),
+        ("sync pauses", _pauses(s["sync"])),
+        ("lag", _lag(s["lag"])),
+        ("length bias", _bias(s["length_bias"])),
         ("prompts", _prompts(s["prompts"])),
         ("failures", _counts(s["failures"]) or "none"),
         ("deaths", _counts(s["deaths"]) or "none"),
         ("checkpoints", _checkpoints(s["checkpoints"])),
-    ]  # fmt: skip
-    out += [("new lineage", f"{l['lineage']} from step {l['step']}: {l['cause']}") for l in s["lineages"]]
-    machine = s["machine"]
-    load = machine["load_1_5_15_min"]
-    out.append(("machine", f"{machine['cores']} cores, load {' '.join(map(str, load)) if load else NOTHING} (1, 5, 15 min)"))
+    ]
+    out += [("new lineage", f"{new['lineage']} from step {new['step']}: {new['cause']}") for new in s["lineages"]]
+    out.append(("machine", f"{machine['cores']} cores, load {load} (1, 5, 15 min)"))
     out.append(("run folder", s["run"]))
     return out
 
 
 def markdown(summary: Mapping[str, Any], folder: RunFolder) -> str:
     """The whole summary; plots are shown where they are there."""
-    lines = [f"# {summary['name'] or folder.root.name}", "", "## Held-out accuracy", "", *_table(accuracy_rows(summary))]
+    lines = [
+        f"# {summary['name'] or folder.root.name}",
+        "",
+        "## Held-out accuracy",
+        "",
+        *_table(accuracy_rows(summary)),
+    ]
     if summary["samples"]:
         lines += ["", "## Sample answers", ""]
         lines += ["| question | right answer | before | after |", "|---|---|---|---|"]
         for sample in summary["samples"]:
-            cells = [sample["question"], sample["answer"], *(_marked(sample[w]) for w in ("before", "after"))]
+            cells = [sample["question"], sample["answer"], *(_marked(sample[w]) for w in SIDES)]
             lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
     lines += ["", "## The run", "", *_table(rows(summary))]
     plots = [name for name in ("reward", "accuracy", "lag", "throughput") if (folder.plots / f"{name}.png").exists()]
@@ -98,13 +104,15 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
         table.add_column("before", ratio=4)
         table.add_column("after", ratio=4)
         for sample in summary["samples"]:
-            cells = [_short(sample["question"]), _short(sample["answer"])]
-            table.add_row(*(escape(c) for c in cells), *(_coloured(sample[w]) for w in ("before", "after")))
+            cells = [_short(sample["question"]), _short(sample["answer"]), *(_marked(sample[w]) for w in SIDES)]
+            styles = ["", "", *(_style(sample[w]) for w in SIDES)]
+            shown = [Text(printable(c, console.encoding), s) for c, s in zip(cells, styles, strict=True)]
+            table.add_row(*shown)
         console.print()
         console.print(table)
     grid = _grid()
     for name, text in rows(summary)[:-1]:
-        grid.add_row(Text(name), Text(text))
+        grid.add_row(Text(name), Text(printable(text, console.encoding)))
     console.print(grid)
     console.print()
     # on a line of its own, unbroken, so that it can be copied
@@ -131,8 +139,8 @@ def _cell(text: Any, longest: int | None = LONGEST_ANSWER) -> str:
 
 
 def _short(text: Any, longest: int | None = LONGEST_ANSWER) -> str:
-    line = " ".join(str("" if text is None else text).split())
-    return line if longest is None or len(line) <= longest else line[: longest - 1] + "…"
+    line = printable("" if text is None else text)
+    return line if longest is None or len(line) <= longest else line[: longest - 3] + "..."
 
 
 def _marked(answer: Mapping[str, Any] | None) -> str:
@@ -141,8 +149,8 @@ def _marked(answer: Mapping[str, Any] | None) -> str:
     return f"{'right' if answer['correct'] else 'wrong'}: {_short(answer['text'])}"
 
 
-def _coloured(answer: Mapping[str, Any] | None) -> Text:
-    return Text(_marked(answer), "" if answer is None else "green" if answer["correct"] else "red")
+def _style(answer: Mapping[str, Any] | None) -> str:
+    return "" if answer is None else "green" if answer["correct"] else "red"
 
 
 def _float(value: float | None, digits: int = 3) -> str:
@@ -170,10 +178,16 @@ def _trained(speed: Mapping[str, Any]) -> str:
 def _pauses(sync: Mapping[str, Any]) -> str:
     if not sync["count"]:
         return "no sync"
-    text = f"median {sync['pause_median_s'] * 1e3:.0f} ms, worst {sync['pause_worst_s'] * 1e3:.0f} ms, {sync['count']} syncs"
+    text = f"median {sync['pause_median_s'] * 1e3:.0f} ms, worst {sync['pause_worst_s'] * 1e3:.0f} ms"
+    text += f", {sync['count']} syncs"
     if sync["canary_mean_largest"] is not None:
         text += f"; canary off by {sync['canary_mean_largest']:.4f} nats on average, at worst"
     return text
+
+
+def _lag(lag: Mapping[str, Any]) -> str:
+    mean, largest, allowed = _float(lag["mean"], 2), _float(lag["largest"], 0), _float(lag["allowed"], 0)
+    return f"mean {mean}, largest {largest}, allowed {allowed} learner steps"
 
 
 def _bias(bias: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def summarise(folder: RunFolder) -> Summary:
     bias = length_bias(taken, finished)
     learners = config.get("learners", {})
     steps = figures.surviving(metrics)
-    return _plain(
+    found: Summary = _plain(
         {
             "run": str(folder.root.resolve()),
             "name": config.get("name"),
@@ -84,10 +84,13 @@ def summarise(folder: RunFolder) -> Summary:
             "failures": causes,
             "deaths": dict(Counter(e["worker"] for e in events if e["event"] == "died")),
             "checkpoints": _checkpoints(events),
-            "lineages": [{k: e.get(k) for k in ("lineage", "step", "cause")} for e in events if e["event"] == "lineage"],
+            "lineages": [
+                {k: e.get(k) for k in ("lineage", "step", "cause")} for e in events if e["event"] == "lineage"
+            ],
             "machine": _machine(),
         }
     )
+    return found
 
 
 def read_eval(folder: RunFolder, when: str) -> Summary | None:

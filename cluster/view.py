@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from statistics import median
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,115 +20,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from cluster.figures import ACTIVITIES, STATES, Rate, Record, clock, lag, rate, usage_shares
+from cluster.figures import ACTIVITIES, STATES, Record, clock, lag, printable, usage_shares
+from cluster.story import Story, event_line
 
-RECENT = 10
-"""Steps that speeds and the time left are taken from."""
-EVENT_LINES = 5
 COLOURS = ("blue", "yellow", "magenta", "cyan", "bright_black")
 """In the order of activities or states; the words beside the bar carry the same facts without colour."""
 WORDS = {"step": "steps", "wait": "waits", "sync": "syncs", "save": "saves"}
-ROUTINE = {"synced", "usage", "memory", "shares"}
-"""Events that are shown as figures, not as lines."""
-
-
-class Story:
-    """What is known of the run so far; both views draw from it."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.began = time.monotonic()
-        self.phase = "starting"
-        self.rewards: list[float] = []
-        self.recent: deque[Record] = deque(maxlen=RECENT + 1)
-        self.evaluations: list[tuple[str, float, int]] = []
-        """(`before`, `step 10`, ..., `after`; accuracy; questions)"""
-        self.pauses: list[float] = []
-        self.usage: Record = {}
-        self.memory: Record = {}
-        self.largest_lag: float | None = None
-        self.lines: deque[tuple[float, str]] = deque(maxlen=EVENT_LINES)
-        self.ended: float | None = None
-
-    def tell(self, kind: str, record: Record) -> None:
-        """Take note of one line of the journal."""
-        if kind == "step":
-            self.phase = ""
-            if self.recent and record["step"] <= self.recent[-1]["step"]:
-                self.recent.clear()  # another lineage: the clock has gone on, the steps have not
-            self.recent.append(record)
-            if record.get("reward") is not None:
-                self.rewards.append(record["reward"])
-            if (largest := lag(record, "max")) is not None:
-                self.largest_lag = max(largest, self.largest_lag or 0.0)
-        elif kind in ("phase", "booting"):
-            self.phase = str(record.get("text", kind))
-        elif kind == "evaluated":
-            label = record.get("when", f"step {record['step']}")
-            self.evaluations.append((label, record["accuracy"], record["questions"]))
-        elif kind == "synced":
-            self.pauses.append(record["pause_s"])
-        elif kind == "usage":
-            self.usage = record
-        elif kind == "memory":
-            self.memory = record
-        if kind not in ("step", "evaluated") and (text := event_line(kind, record)):
-            self.lines.append((record.get("run_s", 0.0), text))
-
-    @property
-    def last(self) -> Record:
-        return self.recent[-1] if self.recent else {}
-
-    @property
-    def step(self) -> int:
-        return int(self.last.get("step", 0))
-
-    @property
-    def speed(self) -> Rate | None:
-        return rate(list(self.recent))
-
-    def seconds(self) -> float:
-        """Since the view was made, until it ended."""
-        return (self.ended or time.monotonic()) - self.began
-
-    def seconds_left(self) -> float | None:
-        """Of the remaining steps at the recent speed; None before two steps are known."""
-        speed = self.speed
-        return (self.steps - self.step) * speed.seconds / speed.steps if speed else None
-
-
-def event_line(kind: str, record: Record) -> str:
-    """An event in words; empty for those that are shown as figures."""
-    facts: Mapping[str, Any] = record
-    if kind in ROUTINE:
-        return ""
-    if kind in ("phase", "booting"):
-        return str(facts.get("text", kind))
-    if kind == "ready":
-        return f"{facts['worker']} is ready (process {facts['pid']})"
-    if kind == "evaluated":
-        when = f" {facts['when']}" if "when" in facts else ""
-        return f"step {facts['step']}: held-out accuracy{when} {facts['accuracy']:.3f} of {facts['questions']} questions"
-    if kind == "died":
-        return f"{facts['worker']} (process {facts.get('pid', '?')}) died, starting another: {facts.get('cause', '')}"
-    if kind == "failed":
-        return f"ticket {facts['ticket']} failed, asked again: {facts['cause']}"
-    if kind == "dropped":
-        return f"ticket {facts['ticket']}: prompt dropped: {facts['cause']}"
-    if kind == "checkpoint":
-        return f"step {facts['step']}: checkpoint written"
-    if kind == "checkpoint_failed":
-        return f"step {facts['step']}: NO checkpoint, training goes on: {facts['cause']}"
-    if kind == "checkpoint_broken":
-        return f"broken checkpoint passed over: {facts['problem']}; used: {facts['used']}"
-    if kind == "recovering":
-        return f"recovering to step {facts['target']} from checkpoint {facts['checkpoint']}: {facts['why']}"
-    if kind == "lineage":
-        return f"new lineage {facts['lineage']} from step {facts['step']}: {facts['cause']}"
-    if kind == "stopping":
-        return f"stopping: {facts.get('how', '')}"
-    rest = ", ".join(f"{k} {v}" for k, v in facts.items() if k not in ("event", "at", "run_s"))
-    return f"{kind}: {rest}" if rest else kind
 
 
 class PlainView:
@@ -141,9 +37,13 @@ class PlainView:
         self._lock = threading.Lock()
 
     def __call__(self, kind: str, record: Record) -> None:
+        """Take one line of the journal."""
         with self._lock:
             self._story.tell(kind, record)
-            if text := self.step_line(record) if kind == "step" else _one_line(event_line(kind, record)):
+            text = self.step_line(record) if kind == "step" else event_line(kind, record)
+            if kind != "step":
+                text = printable(text, self._console.encoding)
+            if text:
                 line = f"[{clock(record.get('run_s', 0.0)):>5}] {text}"
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -175,13 +75,13 @@ class LiveView:
         self._console = console
         self._story = Story(steps)
         self._lock = threading.Lock()
-        # One mark for characters that a terminal with a small character set cannot show.
-        self._blocks = "▁▂▃▄▅▆▇█" if console.encoding.lower().startswith("utf") else "_.-=+*%#"
-        self._live = Live(
-            console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="crop"
-        )
+        unicode = console.encoding.lower().startswith("utf")
+        self._blocks, self._line = ("▁▂▃▄▅▆▇█", ("━", "─")) if unicode else ("_.-=+*%#", ("#", "."))
+        self._cut: Literal["ellipsis", "crop"] = "ellipsis" if unicode else "crop"
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="crop")
 
     def __call__(self, kind: str, record: Record) -> None:
+        """Take one line of the journal."""
         with self._lock:
             self._story.tell(kind, record)
 
@@ -189,13 +89,10 @@ class LiveView:
         self._live.start(refresh=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with self._lock:
             self._story.ended = time.monotonic()
-            if error is not None:
-                self._story.phase = f"ended by {type(error).__name__}"
-            elif self._story.phase:
-                self._story.phase = ""
+            self._story.phase = f"ended by {type(error).__name__}" if error is not None else ""
         self._live.stop()
 
     def render(self) -> Panel:
@@ -209,14 +106,17 @@ class LiveView:
             title.append(" ")
             table = Table.grid(padding=(0, 2))
             table.add_column(style="bold", no_wrap=True, min_width=8)
-            table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+            table.add_column(no_wrap=True, overflow=self._cut, ratio=1)
             for name, text in self._rows(story):
                 table.add_row(name, text)
             parts: list[Any] = [table]
             if story.lines:
+                encoding = self._console.encoding
                 parts.append(Text(""))
                 parts += [
-                    Text(f"{clock(at):>6}  {_one_line(text)}", "bright_black", no_wrap=True, overflow="ellipsis")
+                    Text(
+                        f"{clock(at):>6}  {printable(text, encoding)}", "bright_black", no_wrap=True, overflow=self._cut
+                    )
                     for at, text in story.lines
                 ]
             return Panel(Group(*parts), title=title, title_align="left", padding=(0, 1), border_style="blue")
@@ -225,31 +125,35 @@ class LiveView:
         width = max(20, min(self._console.width, 120) - 16)
         rows = [("step", self._progress(story, width))]
         if story.phase:
-            rows.append(("now", Text(story.phase, "italic")))
+            rows.append(("now", Text(printable(story.phase, self._console.encoding), "italic")))
         if story.rewards:
             now = _number(story.rewards[-1])
-            rows.append(("reward", Text(f"{now}  {self._spark(story.rewards, width - 20)}  from {_number(story.rewards[0])}")))
+            trend = self._spark(story.rewards, width - 20)
+            rows.append(("reward", Text(f"{now}  {trend}  from {_number(story.rewards[0])}")))
         if story.evaluations:
             rows.append(("held-out", _evaluations(story.evaluations, width)))
         if (mean := lag(story.last, "mean")) is not None:
             rows.append(("lag", Text(f"mean {mean:.2f}, largest {story.largest_lag or 0:.0f} (learner steps)")))
         if speed := story.speed:
-            rows.append(("speed", Text(
-                f"{speed.tokens_per_s:.0f} tokens/s generated, {speed.trained_per_s:.0f} trained, "
-                f"{speed.seconds / speed.steps:.1f} s a step"
-            )))  # fmt: skip
+            made = f"{speed.tokens_per_s:.0f} tokens/s generated, {speed.trained_per_s:.0f} trained"
+            rows.append(("speed", Text(f"{made}, {speed.seconds / speed.steps:.1f} s a step")))
+        rows += self._who_waits(story)
+        if story.pauses:
+            times = f"{median(story.pauses) * 1e3:.0f} ms median, {max(story.pauses) * 1e3:.0f} ms worst"
+            rows.append(("pauses", Text(f"{times}, at {len(story.pauses)} weight syncs")))
+        if memory := story.newest.get("memory"):
+            rows.append(("memory", Text(f"{memory['peak_bytes'] / 2**30:.1f} GiB at most")))
+        return rows
+
+    def _who_waits(self, story: Story) -> list[tuple[str, Text]]:
+        """Bars of where the time goes: the learner's, and those of actors and reward workers where they are known."""
+        rows = []
         if shares := story.last.get("learner_shares"):
             rows.append(("learner", _bar(shares, ACTIVITIES, self._blocks[-1])))
+        usage = story.newest.get("usage")
         for kind, name in (("actor", "actors"), ("rewarder", "rewards")):
-            if story.usage and (shares := usage_shares(story.usage, kind)):
+            if usage and (shares := usage_shares(usage, kind)):
                 rows.append((name, _bar(shares, STATES, self._blocks[-1])))
-        if story.pauses:
-            rows.append(("pauses", Text(
-                f"{median(story.pauses) * 1e3:.0f} ms median, {max(story.pauses) * 1e3:.0f} ms worst, at "
-                f"{len(story.pauses)} weight syncs"
-            )))  # fmt: skip
-        if "peak_bytes" in story.memory:
-            rows.append(("memory", Text(f"{story.memory['peak_bytes'] / 2**30:.1f} GiB at most")))
         return rows
 
     def _progress(self, story: Story, width: int) -> Text:
@@ -257,7 +161,7 @@ class LiveView:
         counts = f"{story.step}/{story.steps}"
         room = max(10, width - len(counts) - 8)
         done = round(share * room)
-        full, empty = ("━", "─") if self._blocks[0] == "▁" else ("#", ".")
+        full, empty = self._line
         return Text.assemble(
             (counts, "bold"), "  ", (full * done, "green"), (empty * (room - done), "bright_black"), f" {share:4.0%}"
         )
@@ -279,7 +183,9 @@ View = LiveView | PlainView
 
 def make_view(console: Console, steps: int) -> View:
     """A panel where there is a terminal to draw it on, else lines."""
-    return LiveView(console, steps) if console.is_terminal and not console.is_dumb_terminal else PlainView(console, steps)
+    return (
+        LiveView(console, steps) if console.is_terminal and not console.is_dumb_terminal else PlainView(console, steps)
+    )
 
 
 def _evaluations(found: Sequence[tuple[str, float, int]], width: int) -> Text:
@@ -316,7 +222,3 @@ def _bar(shares: Mapping[str, float], order: Sequence[str], block: str, width: i
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -52,7 +52,7 @@ def parcel(group: Group, weights: Mapping[str, float]) -> Parcel:
         mean_length=float(np.mean(lengths)),
         oldest_step=min(steps, default=0),
         newest_step=max(steps, default=0),
-        rewards=tuple(scores.reward(r.verdicts, weights) for r in group.rollouts) if scored else (),
+        rewards=scores.rewards([r.verdicts for r in group.rollouts], weights) if scored else (),
         causes=tuple(c for r in group.rollouts if (c := scores.cause(r.verdicts))),
         bytes=batch.nbytes,
     )
@@ -90,7 +90,7 @@ class ActorWorker:
 
     async def sees(self, path: str) -> bool:
         """Whether this process can map that file, hence runs beside the one that wrote it."""
-        return os.path.exists(path)
+        return await asyncio.to_thread(os.access, path, os.R_OK)
 
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool, num: int) -> Parcel:
         return parcel(await self._actor.generate(prompt, ticket, attempt, greedy, num), {})
@@ -98,9 +98,13 @@ class ActorWorker:
     async def load(self, weights: Weights, copied: np.ndarray | None = None) -> SyncReport:
         """Load a published set; `copied` are its bytes where it was published on another host."""
         if copied is not None:
-            local = Path("/dev/shm") / f"swarm-{os.getpid()}-copy.safetensors"
+            local = Path("/dev/shm")  # noqa: S108 - RAM-backed, as where it was published
+            local /= f"swarm-weights-copy-{os.getpid()}.safetensors"
             await asyncio.to_thread(local.write_bytes, copied.tobytes())
-            weights = replace(weights, path=str(local))
+            try:
+                return await self._actor.load(replace(weights, path=str(local)))
+            finally:
+                local.unlink(missing_ok=True)  # the engine keeps its mapping
         return await self._actor.load(weights)
 
     async def usage(self) -> Usage:

@@ -152,7 +152,7 @@ def _import(device: str) -> Any:
         # Looking for operators it could build runs compilers; a shared-memory one would be built on the spot.
         deepspeed.ops.__compatible_ops__ = {}
     for handler in logging.getLogger("DeepSpeed").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:  # its own; others may have added theirs
             handler.setStream(sys.stderr)
     return deepspeed
 

@@ -171,9 +171,7 @@ class PolicyLearner:
         at = time.monotonic()
         self._engine.backward(loss, last)
         seconds["backward"] += time.monotonic() - at
-        tally.add(
-            *(t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)), micro.lags
-        )
+        tally.add(*(t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)), micro.lags)
         return value
 
     def _logprobs(self, micro: _Micro) -> Tensor:

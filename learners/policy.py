@@ -55,7 +55,9 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperatures: Tensor) -> Ten
 def load(path: str | Path) -> nn.Module:
     """The model of a Hugging Face folder in float32, without dropout. Raises ConfigError where it cannot be read."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from learners.advantages import Floats
-from swarm.scores import reward
+from swarm.scores import rewards
 from swarm.types import Group
 
 
@@ -34,9 +34,9 @@ class Centred:
 
 def centre(group: Group, weights: Mapping[str, float], advantage: Callable[[Floats], Floats]) -> Centred:
     """Rewards by `weights` (rewarder name -> factor), and `advantage` over those that are not masked."""
-    rewards = tuple(reward(rollout.verdicts, weights) for rollout in group.rollouts)
-    scored = [i for i, value in enumerate(rewards) if value is not None]
+    values = rewards([rollout.verdicts for rollout in group.rollouts], weights)
+    scored = [i for i, value in enumerate(values) if value is not None]
     advantages = np.zeros(len(rewards))
     if len(scored) >= 2:
-        advantages[scored] = advantage(np.array([rewards[i] for i in scored], np.float64))
-    return Centred(group, rewards, advantages)
+        advantages[scored] = advantage(np.array([values[i] for i in scored], np.float64))
+    return Centred(group, values, advantages)

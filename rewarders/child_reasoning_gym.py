@@ -23,11 +23,13 @@ LITERAL_FAMILIES = (
 )
 PARSING_FAMILIES = ("games.countdown", "games.puzzle24")
 
-FUNCTIONS = "a?sinh? a?cosh? a?tanh? sec csc cot exp log ln sqrt Abs abs Rational Integer Float pi"
+FUNCTIONS = "a?sinh? a?cosh? a?tanh? sec csc cot exp log ln sqrt Abs abs Rational Integer Float Integral pi"
 NAME = re.compile(FUNCTIONS.replace(" ", "|") + "|[A-Za-z][0-9]*")
 """The usual functions, and symbols of one letter."""
 CHARACTERS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-*/^().,! \t\n")
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+TOWER = re.compile(r"(\*\*|\^)[\s(+-]*([0-9]{4}|[0-9.]+[\s)]*(\*\*|\^))|[0-9]{4}[\s)]*!")
+"""Numbers too large to write down; what gets past this costs a time limit and a new child."""
 ATTRIBUTE = re.compile(r"\.\s*[A-Za-z]")
 
 
@@ -64,7 +66,7 @@ class Scorer:
 
 def guard(text: str) -> None:
     """Raises SyntaxError unless `text` is arithmetic: no strings, attributes, keywords or other names."""
-    if not set(text) <= CHARACTERS or ATTRIBUTE.search(text):
+    if not set(text) <= CHARACTERS or ATTRIBUTE.search(text) or TOWER.search(text):
         raise SyntaxError("not arithmetic")
     for word in WORD.findall(text):
         if not NAME.fullmatch(word):

@@ -88,14 +88,15 @@ class Killable:
             raise reply.failure
         return reply.value
 
-    async def ask_each(self, payloads: Sequence[Any], timeout_s: float) -> list[Reply]:
+    async def ask_each(self, payloads: Sequence[Any], timeout_s: float, prepare: Any = None) -> list[Reply]:
         """One reply per job, in order; a job that fails does not take the others with it.
 
         All jobs together get `timeout_s`. Half of it is shared out equally, so that every job has `timeout_s / 2n`
-        for certain; a job may also use up the other half and what its predecessors left.
+        for certain; a job may also use up the other half and what its predecessors left. `prepare` is a job that each
+        child gets before the first of these, so that a replacement is as warm; it has a limit of its own.
         """
         stop = threading.Event()
-        future = self._thread.submit(self._run, list(payloads), timeout_s, stop)
+        future = self._thread.submit(self._run, list(payloads), timeout_s, prepare, stop)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -123,14 +124,21 @@ class Killable:
 
     # Below runs on the thread.
 
-    def _run(self, payloads: list[Any], timeout_s: float, stop: threading.Event) -> list[Reply]:
+    def _run(self, payloads: list[Any], timeout_s: float, prepare: Any, stop: threading.Event) -> list[Reply]:
         share = timeout_s / (2 * max(len(payloads), 1))
         left = timeout_s
         replies = []
+        prepared: Process | None = None
         for i, payload in enumerate(payloads):
             if stop.is_set() or self._closed:
                 replies.append(Reply(failure=ChildDied("the child was closed")))
                 continue
+            if prepare is not None and (prepared is None or self._child is not prepared):
+                warm = self._one(prepare, timeout_s)
+                if warm.failure:
+                    replies.append(warm)
+                    continue
+                prepared = self._child
             reply = self._one(payload, left - share * (len(payloads) - 1 - i))
             left -= reply.seconds
             replies.append(reply)

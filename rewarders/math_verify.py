@@ -29,8 +29,9 @@ class MathVerify:
         gold = group.prompt.answer
         if gold is None:
             return for_all(group, unscored(self.name, Status.ABSTAINED, "the prompt has no answer to compare with"))
+        prepare = {"gold": gold}
         try:
-            readable = await self.child.ask({"gold": gold}, self._timeout_s)
+            readable = await self.child.ask(prepare, self._timeout_s)
         except ChildFailure as failure:
             status = Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
             return for_all(group, unscored(self.name, status, f"reading the prompt's answer: {failure}"))
@@ -39,7 +40,7 @@ class MathVerify:
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         jobs = [{"gold": gold, "text": rollout.text} for rollout in group.rollouts]
         verdicts = []
-        for reply in await self.child.ask_each(jobs, self._timeout_s):
+        for reply in await self.child.ask_each(jobs, self._timeout_s, prepare):
             if reply.failure:
                 verdicts.append(failed(self.name, reply))
                 continue

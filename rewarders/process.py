@@ -23,11 +23,11 @@ TAIL = 300
 """Bytes of what the child printed that are kept for the cause."""
 
 
-class ChildFailure(RuntimeError):  # noqa: N818 - named after what happened
+class ChildFailure(RuntimeError):
     """The child gave no answer to a job."""
 
 
-class ChildTimeout(ChildFailure, TimeoutError):  # noqa: N818
+class ChildTimeout(ChildFailure, TimeoutError):
     """The job took longer than its limit; the child was killed and is being replaced."""
 
 

@@ -50,9 +50,10 @@ class ReasoningGym:
             cause = f"not a reasoning-gym prompt: its task data lacks {', '.join(missing)}"
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         task["config"] = dict(task["config"])
+        prepare = {"task": task, "prepare": True}
         began = time.monotonic()
         try:
-            entry = await self.child.ask({"task": task, "prepare": True}, self._timeout_s)
+            entry = await self.child.ask(prepare, self._timeout_s)
         except ChildFailure as failure:
             status = Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
             cause = f"the entry of {task['family']} could not be regenerated: {failure}"
@@ -61,7 +62,7 @@ class ReasoningGym:
             return for_all(group, unscored(self.name, Status.ERROR, problem))
         answers = [extract(rollout.text, self._extract) for rollout in group.rollouts]
         jobs = [{"task": task, "answer": answer} for answer in answers if answer is not None]
-        replies = iter(await self.child.ask_each(jobs, self._timeout_s))
+        replies = iter(await self.child.ask_each(jobs, self._timeout_s, prepare))
         verdicts = []
         for answer in answers:
             if answer is None:

@@ -14,6 +14,7 @@ from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
+from swarm.scores import rewards
 from swarm.types import Group, Status, Verdict
 
 FAILURES = (Status.TIMEOUT, Status.ERROR)
@@ -47,7 +48,7 @@ class RewardWorker:
     async def score(self, group: Group) -> Group:
         """The group with one verdict per rewarder on each rollout, in the recipe's order.
 
-        Raises RewarderError where fewer than two rollouts (one in a group of one) were scored by all rewarders.
+        Raises RewarderError where fewer than two rollouts (one in a group of one) have a reward.
         """
         if self._open == 0:
             self._busy_since = time.monotonic()
@@ -112,13 +113,14 @@ class RewardWorker:
         return for_all(group, unscored(rewarder.name, Status.ERROR, cause))
 
     def _check(self, group: Group) -> None:
-        bad = [[v for v in r.verdicts if v.status is not Status.SCORED] for r in group.rollouts]
-        num_scored = sum(not verdicts for verdicts in bad)
-        if num_scored >= min(2, len(bad)):
+        verdicts = [r.verdicts for r in group.rollouts]
+        found = rewards(verdicts, {rewarder.name: 1.0 for rewarder in self._rewarders})
+        num_scored = sum(value is not None for value in found)
+        if num_scored >= min(2, len(found)):
             return
-        last = [v for verdicts in bad for v in verdicts][-1]
+        last = [v for each in verdicts for v in each if v.status is not Status.SCORED][-1]
         raise RewarderError(
-            f"{num_scored} of {len(bad)} rollouts of prompt {group.prompt.id} were scored; "
+            f"{num_scored} of {len(found)} rollouts of prompt {group.prompt.id} were scored; "
             f"rewarder {last.rewarder}: {last.status}: {last.cause}; {ADVICE[last.status]}"
         )
 

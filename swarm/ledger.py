@@ -86,7 +86,8 @@ class Ledger:
         try:
             for ticket in tickets:
                 done = self._db.execute(
-                    "update asks set state = 'trained', lineage = ?, step = ?, at = ? where ticket = ? and state = 'pooled'",
+                    "update asks set state = 'trained', lineage = ?, step = ?, at = ?"
+                    " where ticket = ? and state = 'pooled'",
                     (lineage, step, time.time(), ticket),
                 )
                 if done.rowcount != 1:
@@ -102,7 +103,8 @@ class Ledger:
         `kept` are tickets whose pooled groups survived. Other attempts that an earlier process left as asked or pooled
         are closed as failed with this cause: their groups are gone.
         """
-        open_rows = self._db.execute("select seq, ticket, state from asks where state in ('asked', 'pooled')").fetchall()
+        query = "select seq, ticket, state from asks where state in ('asked', 'pooled')"
+        open_rows = self._db.execute(query).fetchall()
         gone = [(cause, seq) for seq, ticket, state in open_rows if state == "asked" or ticket not in kept]
         self._db.executemany("update asks set state = 'failed', cause = ? where seq = ?", gone)
         rows = self._db.execute(
@@ -138,13 +140,14 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """`asked`: tickets; `trained`; `waiting`: neither trained nor dropped; `failed`, `dropped`: attempts;
-        `duplicated`: tickets trained more than once in a lineage; `lost`: tickets below the newest one without a row."""
+        `duplicated`: tickets trained more than once in a lineage; `lost`: tickets below the newest without a row."""
         one = self._db.execute
         states = dict(one("select state, count(*) from asks group by state").fetchall())
         asked, newest = one("select count(distinct ticket), coalesce(max(ticket) + 1, 0) from asks").fetchone()
         (trained,) = one("select count(distinct ticket) from asks where state = 'trained'").fetchone()
         (twice,) = one(
-            "select count(*) from (select 1 from asks where state = 'trained' group by lineage, ticket having count(*) > 1)"
+            "select count(*) from"
+            " (select 1 from asks where state = 'trained' group by lineage, ticket having count(*) > 1)"
         ).fetchone()
         return {
             "asked": asked,
@@ -167,6 +170,7 @@ class Ledger:
         try:
             self._db.execute("pragma wal_checkpoint(full)")
             with closing(sqlite3.connect(path)) as target:
+                target.execute("pragma synchronous = off")  # the checkpoint syncs all of its files at once
                 self._db.backup(target)
         except sqlite3.OperationalError as error:
             raise OSError(f"{path}: the ledger cannot be copied: {error}") from error

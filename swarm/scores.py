@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from swarm.types import Status, Verdict
 
 
-def reward(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float | None:
-    """The weighted sum of a rollout's verdicts, or None where a rewarder of `weights` gave no value.
+def rewards(group: Sequence[Sequence[Verdict]], weights: Mapping[str, float]) -> tuple[float | None, ...]:
+    """One reward per rollout of a group, given each rollout's verdicts: the weighted sum over the rewarders that apply.
 
-    A missing verdict is not a zero: the rollout is masked.
+    A rewarder that abstains on the whole group does not apply to its prompt and is left out (functions in TRL's
+    signature answer None for prompts that are not theirs). Where one that applies gave a rollout no value the rollout
+    has no reward: None, which masks it. A missing verdict is never a zero.
     """
-    values = {v.rewarder: v.value for v in verdicts if v.status is Status.SCORED}
-    total = 0.0
-    for name, weight in weights.items():
-        value = values.get(name)
-        if value is None:
-            return None
-        total += weight * value
-    return total
+    abstained = Status.ABSTAINED
+    idle = {n for n in weights if all(v.status is abstained for vs in group for v in vs if v.rewarder == n)}
+    return tuple(_reward(verdicts, {n: w for n, w in weights.items() if n not in idle}) for verdicts in group)
+
+
+def _reward(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float | None:
+    values = {v.rewarder: v.value for v in verdicts if v.value is not None}
+    if not weights or any(name not in values for name in weights):
+        return None
+    return sum(weight * values[name] for name, weight in weights.items())
 
 
 def labels(names: Sequence[str]) -> list[str]:

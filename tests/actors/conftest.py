@@ -40,7 +40,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
         bos_token_id=1,
         eos_token_id=EOS,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    net = LlamaForCausalLM(config)
+    with torch.no_grad():
+        net.model.embed_tokens.weight[EOS] = 0  # its logit is 0, never the largest: greedy runs to its length
+    net.save_pretrained(folder)
     return str(folder)
 
 

@@ -20,7 +20,7 @@ GROUPS = 2
 def make(parent: Path, steps: int = 20) -> RunFolder:
     """A whole run: evaluations, syncs, usage, a death, a failed and a dropped prompt, checkpoints."""
     folder = RunFolder.create(parent, "demo")
-    folder.config.write_text('name = "demo"\n[model]\npath = "tiny"\n[learners]\nmax_lag = 2\nsteps = %d\n' % steps)
+    folder.config.write_text(f'name = "demo"\n[model]\npath = "tiny"\n[learners]\nmax_lag = 2\nsteps = {steps}\n')
     journal = Journal(folder)
     event(journal, 5.0, "ready", worker="actor-0", pid=11)
     event(journal, 9.0, "evaluated", step=0, accuracy=0.1, questions=40, when="before")
@@ -28,7 +28,9 @@ def make(parent: Path, steps: int = 20) -> RunFolder:
     for number in range(1, steps + 1):
         at = 10.0 + STEP_S * number
         journal.step(step(number, at, reward=0.1 + 0.8 * number / steps + 0.05 * math.sin(5 * number)))
-        event(journal, at, "synced", step=number, pause_s=0.1 + 0.01 * number, stage_s=0.1, canary_mean=0.04, in_flight=3)
+        event(
+            journal, at, "synced", step=number, pause_s=0.1 + 0.01 * number, stage_s=0.1, canary_mean=0.04, in_flight=3
+        )
         if number % 5 == 0 and number < steps:
             event(journal, at, "evaluated", step=number, accuracy=0.1 + 0.8 * number / steps, questions=20)
     event(journal, 30.0, "died", worker="actor-0", pid=11, cause="killed")
@@ -70,7 +72,12 @@ def step(number: int, run_s: float, process: float = START, **facts: Any) -> dic
 def usage(seconds: float) -> dict[str, dict[str, float]]:
     """Counters of all workers after so many seconds of training: 1.6 of 2 cores were at work."""
     return {
-        "actor-0": {"busy_s": 0.7 * seconds, "idle_s": 0.25 * seconds, "paused_s": 0.05 * seconds, "cpu_s": 0.7 * seconds},
+        "actor-0": {
+            "busy_s": 0.7 * seconds,
+            "idle_s": 0.25 * seconds,
+            "paused_s": 0.05 * seconds,
+            "cpu_s": 0.7 * seconds,
+        },
         "rewarder-0": {"busy_s": 0.1 * seconds, "idle_s": 0.9 * seconds, "paused_s": 0.0, "cpu_s": 0.1 * seconds},
         "learner": {"busy_s": 0.6 * seconds, "idle_s": 0.4 * seconds, "paused_s": 0.0, "cpu_s": 0.8 * seconds},
     }
@@ -96,6 +103,7 @@ def evaluation(folder: RunFolder, when: str, at: int, right: int, questions: int
 
 def fill_ledger(folder: RunFolder, steps: int) -> None:
     ledger = Ledger(folder.ledger)
+    assert steps * GROUPS > 5, "tickets 3 to 5 have stories of their own"
     for ticket in range(steps * GROUPS + 1):
         ledger.asked(ticket, 0, Prompt(id=str(ticket), text="?"), {})
     ledger.failed(3, 0, "ActorError: actor-0 died after 12.5 s")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.advantages import mean_only
@@ -44,7 +44,6 @@ def seen(batches):
     return sorted(found)
 
 
-@settings(deadline=None)
 @given(shape=shapes, budget=st.integers(1, 120))
 def test_every_token_with_loss_and_advantage_appears_exactly_once(make_group, shape, budget):
     centred = batch_of(make_group, shape)
@@ -57,7 +56,6 @@ def test_every_token_with_loss_and_advantage_appears_exactly_once(make_group, sh
     assert seen(map(pad, micro_batches(rows(centred, NOW), budget))) == sorted(wanted)
 
 
-@settings(deadline=None)
 @given(shape=shapes, budget=st.integers(1, 120))
 def test_the_budget_is_kept_with_as_few_micro_batches_as_it_allows(make_group, shape, budget):
     parts = micro_batches(rows(batch_of(make_group, shape), NOW, keep_flat=True), budget)
@@ -73,7 +71,6 @@ def test_the_budget_is_kept_with_as_few_micro_batches_as_it_allows(make_group, s
         assert len(part) == 1 or pad(part).tokens.size <= budget
 
 
-@settings(deadline=None)
 @given(shape=shapes, budget=st.integers(1, 120), order=st.randoms(use_true_random=False))
 def test_the_summed_loss_does_not_depend_on_the_order_of_groups(make_group, shape, budget, order):
     centred = batch_of(make_group, shape)

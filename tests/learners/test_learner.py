@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,16 +60,10 @@ def test_the_two_newest_publications_are_kept_and_all_go_at_the_end(make_learner
     paths = []
     for step in (1, 2, 3):
         learner.step(step, [make_group(MIXED, step, step=step - 1)])
-        paths.append(open_mapped_path(learner.publish().path))
+        paths.append(Path(learner.publish().path))
     assert [p.exists() for p in paths] == [False, True, True]
     learner.close()
     assert not paths[0].parent.exists()
-
-
-def open_mapped_path(path):
-    from pathlib import Path
-
-    return Path(path)
 
 
 def test_the_canary_is_what_the_published_weights_say(make_learner, make_group):
@@ -294,7 +288,7 @@ def test_a_checkpoint_of_other_weights_is_refused(make_learner, make_group, tmp_
 def test_rewards_go_up_on_a_bandit(make_learner, make_group):
     """Forty on-policy steps: reward 1 for a token below 150."""
     learner = make_learner(lr=3e-3, steps=40)
-    rng, prompt, means = np.random.default_rng(0), None, []
+    rng, means = np.random.default_rng(0), []
     for step in range(1, 41):
         group = make_group((0.0,) * 8, 1, step=step - 1, lengths=(1,) * 8)
         with torch.no_grad():

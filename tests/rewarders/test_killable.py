@@ -107,7 +107,7 @@ def test_a_death_names_how(child) -> None:
 
 def test_an_exception_brings_its_cause_and_the_last_words_and_the_child_stays(child) -> None:
     before = ask(child)["pid"]
-    with pytest.raises(ChildError, match="KeyError: 'lost'.*the last words"):
+    with pytest.raises(ChildError, match=r"KeyError: 'lost'.*the last words"):
         ask(child, do="raise")
     assert ask(child)["pid"] == before
 

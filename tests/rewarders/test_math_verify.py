@@ -69,7 +69,7 @@ def test_an_answer_that_is_no_mathematics_is_an_abstention(verifier, make_group)
 
 
 def test_a_tower_is_a_timeout_of_its_own_rollout(make_group) -> None:
-    loose = MathVerify(written_out=False, timeout_s=3.0)
+    loose = MathVerify(written_out=False, timeout_s=12.0)
     try:
         group = make_group(["42", r"$9^{9^{9^{9}}}!$", "41"], "42")
         asyncio.run(loose.judge(make_group(["42"], "42")))
@@ -77,4 +77,4 @@ def test_a_tower_is_a_timeout_of_its_own_rollout(make_group) -> None:
     finally:
         loose.close()
     assert (right.value, wrong.value) == (1.0, 0.0)
-    assert tower.value in (None, 0.0)
+    assert tower.status is Status.TIMEOUT

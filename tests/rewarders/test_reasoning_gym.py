@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,21 +52,17 @@ def test_text_is_never_run_as_code_and_own_answers_still_score(gym, make_group, 
     verdicts = judge(gym, make_group([made["answer"], *ATTACKS], made["answer"], made["question"], task))
     assert verdicts[0].value == 1.0, verdicts[0]
     assert all(v.value is not None and v.value <= 0.01 for v in verdicts[1:]), verdicts
-    assert not os.path.exists("marker")
+    assert not Path("marker").exists()
 
 
-def test_a_hang_costs_its_own_rollout_only(gym, make_group) -> None:
+def test_a_hang_costs_its_own_rollout_only(gym, make_group, monkeypatch) -> None:
     task = place("countdown")
     made = entry(gym, task)
-    quick = ReasoningGym(timeout_s=4.0)
-    try:
-        group = make_group([made["answer"], "9**9**9**9", made["answer"]], made["answer"], made["question"], task)
-        judge(quick, make_group(["1"], made["answer"], made["question"], task))
-        first, hang, last = judge(quick, group)
-    finally:
-        quick.close()
-    assert (first.value, last.value) == (1.0, 1.0)
-    assert hang.status in (Status.TIMEOUT, Status.ERROR)
+    monkeypatch.setattr(gym, "_timeout_s", 12.0)
+    texts = [made["answer"], "9**(9*9*9*9*9*9*9*9*9*9*9)", made["answer"]]
+    first, hang, last = judge(gym, make_group(texts, made["answer"], made["question"], task))
+    assert (first.value, last.value) == (1.0, 1.0), last
+    assert hang.status is Status.TIMEOUT, hang
 
 
 def test_partial_credit_is_the_scorers_own_or_none(gym, make_group) -> None:
@@ -126,16 +122,17 @@ def test_a_scorer_that_raises_is_an_error_not_a_zero(gym, make_group) -> None:
         asyncio.run(gym.child.ask({"task": task, "answer": "[1]"}, 60.0))
 
 
-@pytest.mark.parametrize(
-    "text", ["49*(85 - 1)/14 - 42", "7*X**9 - 2*X**6 + C", "-3*exp(2*x)/4 + sin(x)", "2.5*x", "3!"]
-)
+ARITHMETIC = ["49*(85 - 1)/14 - 42", "7*X**9 - 2*X**6 + C", "-3*exp(2*x)/4 + sin(x)", "2.5*x", "3!"]
+CODE = ["x.diff", "(x).a", "f'x'", "eval(1)", "x_1", "a[0]", "lambda: 0", "x;y", "S\u0130", "1 .real"]
+TOWERS = ["9**9**9", "2^(3^(4^5))", "10 ** 99999", "123456!"]
+
+
+@pytest.mark.parametrize("text", ARITHMETIC)
 def test_the_guard_lets_arithmetic_through(text) -> None:
     guard(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["x.diff", "(x).a", "f'x'", "eval(1)", "x_1", "a[0]", "lambda: 0", "x;y", "S\u0130", "1 .real"]
-)
+@pytest.mark.parametrize("text", CODE + TOWERS)
 def test_the_guard_stops_everything_else(text) -> None:
     with pytest.raises(SyntaxError):
         guard(text)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ HOSTILE = [
 def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("cwd")
     (folder / "contract_rewards.py").write_text(USERS)
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(folder)
     try:
         options = {"function": {"path": "contract_rewards:same"}}.get(request.param, {})
@@ -96,7 +97,7 @@ def test_hostile_text_neither_scores_nor_hangs_nor_runs(rewarder, make_group, ta
     assert [v.value for v in verdicts[:-1] if v.value] == []
     assert verdicts[-1].value == 1.0
     assert all(v.cause for v in verdicts if v.status is not Status.SCORED)
-    assert not os.path.exists("marker")
+    assert not Path("marker").exists()
     for verdict in verdicts:
         verdict.cause.encode()
 

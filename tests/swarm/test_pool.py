@@ -85,7 +85,7 @@ async def drive(
 shapes = st.tuples(st.integers(0, 4), st.integers(1, 9))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 10**6), failures=st.sampled_from([0.0, 0.2, 0.6]))
 def test_no_group_is_trained_on_beyond_max_lag_and_none_is_lost_or_taken_twice(
     shape: tuple[int, int], seed: int, failures: float
@@ -101,7 +101,7 @@ def test_no_group_is_trained_on_beyond_max_lag_and_none_is_lost_or_taken_twice(
     assert Counter(taken + trace.left) == Counter(trace.admitted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(size=st.integers(1, 12), width=st.integers(1, 6), extra=st.integers(0, 12), seed=st.integers(0, 10**6))
 def test_the_formula_of_the_docstring_bounds_lag_for_any_capacity_and_window(
     size: int, width: int, extra: int, seed: int
@@ -111,7 +111,7 @@ def test_the_formula_of_the_docstring_bounds_lag_for_any_capacity_and_window(
     assert max(trace.lags) <= (pool.capacity + pool.window - 2) // size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 10**6))
 def test_a_group_is_passed_by_fewer_than_window_later_ones(shape: tuple[int, int], seed: int) -> None:
     max_lag, size = shape
@@ -132,14 +132,14 @@ def test_capacity_and_window_give_exactly_max_lag_and_room_for_a_batch(max_lag: 
 @pytest.mark.parametrize("max_lag", [0, 1, 3])
 def test_releasing_before_the_step_breaks_the_bound_so_the_check_can_fail(max_lag: int) -> None:
     worst = 0
-    for seed in range(10):
+    for seed in range(5):
         pool = Pool(capacity(max_lag, 4), window(max_lag, 4))
         trace = asyncio.run(drive(pool, size=4, steps=15, seed=seed, failures=0.2, release_early=True))
         worst = max(worst, *trace.lags)
     assert worst > max_lag
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(size=st.integers(1, 8), seed=st.integers(0, 10**6))
 def test_max_lag_0_is_strictly_synchronous(size: int, seed: int) -> None:
     pool = Pool(capacity(0, size), window(0, size))

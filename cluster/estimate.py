@@ -1,0 +1,234 @@
+"""How much memory each process of a recipe will take, from the recipe and two small reads of the model folder.
+
+Nothing heavy is imported: the shape comes from config.json, the number of parameters from the headers of the
+safetensors files. An estimate is meant to be within a third, and rather too high than too low; what was measured of a
+run stands in its summary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.models import BUILTIN, cache_folder
+from swarm.config import RunConfig
+
+GIB = 2**30
+
+DRIVER_GIB = 0.4
+"""The driver: Python, pyarrow, Ray's client, task sources, at the end matplotlib and scipy."""
+RAY_GIB = 0.4
+"""A local Ray: its control service, raylet, agents and log monitor, without the object store."""
+OBJECT_STORE_GIB = 0.05
+"""What groups in flight take in Ray's store: kilobytes each; only touched pages of the store count."""
+ENGINE_GIB: Mapping[str, float] = {"vllm": 0.9, "transformers": 0.5}
+"""An engine process without weights and cache: Python, torch, the engine's own buffers."""
+LEARNER_GIB = 0.5
+"""A learner process without tensors: Python, torch, DeepSpeed, transformers."""
+REWARDER_GIB = 0.2
+"""A reward worker: Python, reasoning-gym, pyarrow."""
+CHILD_GIB = 0.12
+"""A killable child process of a reward worker, where a rewarder uses one."""
+KILLABLE = {"math_verify", "reasoning_gym", "function"}
+"""Rewarders that judge in such a child."""
+GPU_HOST_GIB = 1.0
+"""Memory of the host that a process with a CUDA context takes in addition."""
+
+PUBLISHED_SETS = 3
+"""Sets of weights in /dev/shm: the two newest stay, and a third lies there while it is being written."""
+PROMPT_TOKENS = 64
+"""Tokens of a prompt that the estimate assumes where the recipe allows more: the limit is rarely what is used."""
+SAVED_HIDDEN, SAVED_MIDDLE = 10, 4
+"""Activations that a layer keeps for the backward pass, per token: about ten vectors of the hidden size (inputs of
+norms, projections and residuals, queries, keys, values) and four of the middle size, in the dtype of autocast."""
+SAVED_FLOAT = 4
+"""Of those of the hidden size, how many are kept in float32 as well: norms and residuals do not autocast."""
+LOGIT_BYTES = 14
+"""Per logit in the loss: the bfloat16 logits and their gradient, the float32 copy, its softmax and its gradient, not
+all alive at once."""
+ALLOCATOR = 1.15
+"""Memory that the allocator keeps beyond what is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a causal language model."""
+
+    parameters: int
+    hidden: int
+    middle: int
+    layers: int
+    vocab: int
+    kv_width: int
+    """Key-value heads times the size of a head."""
+
+
+KNOWN: Mapping[str, Shape] = {
+    "smollm2-135m-instruct": Shape(134_515_008, 576, 1536, 30, 49_152, 192),
+    "tiny": Shape(3_000_000, 256, 768, 4, 320, 256),
+}
+"""Built-in models before they are made; the tiny one roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One process, or several equal ones."""
+
+    process: str
+    gib: float
+    why: str
+    where: str = "memory"
+    """`memory`, `shared memory` (/dev/shm, which is memory too) or `GPU`."""
+
+
+def estimate(config: RunConfig, model_folder: Path | None) -> list[Row]:
+    """Memory per process. Without a model folder a built-in model's known size is used; of other models only the
+    processes without weights are counted, and the rows say so. Raises ValueError for a folder that is no model."""
+    shape = shape_of(model_folder) if model_folder else KNOWN.get(config.model.path)
+    ray = config.cluster.placement == "ray"
+    rows = [Row("driver", DRIVER_GIB, "Python, Ray's client, task sources")]
+    if ray and not config.cluster.address:
+        rows.append(Row("Ray", RAY_GIB + OBJECT_STORE_GIB, "control service, raylet, groups in the object store"))
+    rows += _actors(config, shape)
+    rows += _learner(config, shape)
+    rewarders = config.rewarders
+    children = sum(spec.name in KILLABLE for spec in rewarders.use)
+    one = REWARDER_GIB + CHILD_GIB * children
+    why = "Python, scorers" + (f", {children} killable child process{'es' * (children > 1)}" if children else "")
+    rows.append(Row(_times("reward worker", rewarders.num), one * rewarders.num, why))
+    if shape:
+        size = shape.parameters * _width(config) / GIB
+        rows.append(
+            Row("published weights", PUBLISHED_SETS * size, f"{PUBLISHED_SETS} sets of {size:.2f} GiB", "shared memory")
+        )
+    return rows
+
+
+def total_gib(rows: list[Row], *where: str) -> float:
+    """Sum over the rows of these places."""
+    return sum(row.gib for row in rows if row.where in where)
+
+
+def checkpoint_gib(config: RunConfig, shape: Shape) -> float:
+    """One checkpoint: float32 weights and two moments."""
+    return 12 * shape.parameters / GIB
+
+
+def local_folder(path: str) -> Path | None:
+    """Where the recipe's model already lies on this machine; None where it is still to be made or fetched."""
+    folder = cache_folder() / "models" / path if path in BUILTIN else Path(path).expanduser()
+    return folder if (folder / "config.json").is_file() else None
+
+
+def shape_of(folder: Path) -> Shape:
+    """Sizes of a Hugging Face model folder. Raises ValueError where it has none that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        config = config.get("text_config", config)
+        hidden = int(config.get("hidden_size") or config["n_embd"])
+        heads = int(config.get("num_attention_heads") or config["n_head"])
+        return Shape(
+            parameters=sum(map(parameters_in, sorted(folder.glob("*.safetensors")))),
+            hidden=hidden,
+            middle=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+            layers=int(config.get("num_hidden_layers") or config["n_layer"]),
+            vocab=int(config["vocab_size"]),
+            kv_width=int(config.get("num_key_value_heads") or heads) * int(config.get("head_dim") or hidden // heads),
+        )
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{folder}: cannot tell the model's size: {type(error).__name__}: {error}") from None
+
+
+def parameters_in(path: Path) -> int:
+    """Elements of all tensors of a safetensors file, from its header. Raises ValueError where there is none."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise ValueError(f"{path.name} is cut short")
+        header: dict[str, Any] = json.loads(file.read(struct.unpack("<Q", start)[0]))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _actors(config: RunConfig, shape: Shape | None) -> list[Row]:
+    a = config.actors
+    name = _times("actor", a.num)
+    runtime = ENGINE_GIB.get(a.engine.name, max(ENGINE_GIB.values()))
+    if shape is None:
+        return [Row(name, runtime * a.num, f"{a.engine.name} alone; the model's size is not known yet")]
+    weights = shape.parameters * _width(config) / GIB
+    if a.engine.name == "vllm":
+        cache = float(a.engine.options.get("kv_cache_gib", 1.0))
+        cache_why = "KV cache as configured"
+    else:
+        rollouts = a.group_size * int(a.engine.options.get("max_num_seqs", 256) // a.group_size or 1)
+        tokens = rollouts * (min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens)
+        cache = 2 * shape.layers * shape.kv_width * tokens * _width(config) / GIB
+        cache_why = f"KV cache of {rollouts} sequences"
+    why = f"{weights:.2f} weights in {config.model.dtype}, {cache:.2f} {cache_why}, {{host:.2f}} {a.engine.name}"
+    if a.gpus:
+        return [
+            Row(name, (runtime + GPU_HOST_GIB) * a.num, f"{a.engine.name} and CUDA"),
+            Row(name, (weights + cache) * a.num, why.partition(", {host")[0], "GPU"),
+        ]
+    return [Row(name, (weights + cache + runtime) * a.num, why.format(host=runtime))]
+
+
+def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
+    s = config.learners
+    if shape is None:
+        return [Row("learner", LEARNER_GIB, "DeepSpeed alone; the model's size is not known yet")]
+    n = shape.parameters
+    lower = config.model.dtype == "bfloat16"
+    master = (8 if s.zero_stage else 4) * n  # ZeRO keeps its partition beside the module's own weights
+    parts = {
+        "float32 weights": master,
+        "gradients": 4 * n,
+        "Adam moments": 8 * n,
+        "copy to publish": _width(config) * n,
+        "autocast copies": 2 * n if lower else 0,
+        "reference": (6 if lower else 4) * n if s.kl_coef else 0,
+        "activations": ALLOCATOR * _activation_bytes(config, shape),
+        "logits": ALLOCATOR * LOGIT_BYTES * shape.vocab * _loss_tokens(config),
+    }
+    host = LEARNER_GIB
+    words = ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
+    if s.gpus:
+        rows = [
+            Row("learner", host + GPU_HOST_GIB + parts.pop("copy to publish") / GIB, "DeepSpeed, CUDA, copy to publish")
+        ]
+        return [*rows, Row("learner", sum(parts.values()) / GIB, words, "GPU")]
+    return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]
+
+
+def _micro_tokens(config: RunConfig) -> int:
+    """Padded tokens of the largest forward pass: the budget, or the whole batch where that is smaller."""
+    a, s = config.actors, config.learners
+    row = min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens
+    return max(row, min(s.micro_tokens, row * a.group_size * math.ceil(s.groups_per_step / s.updates_per_step)))
+
+
+def _loss_tokens(config: RunConfig) -> int:
+    """Tokens of that pass that have logits: the completions."""
+    a = config.actors
+    row = min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens
+    return _micro_tokens(config) * a.max_new_tokens // row
+
+
+def _activation_bytes(config: RunConfig, shape: Shape) -> float:
+    width = _width(config)
+    extra = 4 if width == 2 else 0
+    layer = width * (SAVED_HIDDEN * shape.hidden + SAVED_MIDDLE * shape.middle) + extra * SAVED_FLOAT * shape.hidden
+    return float(_micro_tokens(config) * shape.layers * layer)
+
+
+def _width(config: RunConfig) -> int:
+    return 2 if config.model.dtype == "bfloat16" else 4
+
+
+def _times(name: str, number: int) -> str:
+    return name if number == 1 else f"{number} {name}s"

@@ -9,6 +9,7 @@ checked mapping (see `actors.staging`) to the model's own loader, layer by layer
 - `load_weights` may leave layers out without an error. The received names must be the model's, and the returned ones
   must cover every parameter; otherwise the update fails, is finalised (a half-open update can't be repeated) and the
   last good set is pushed.
+- A tied head keeps multiplying with its packed copy of the old weights on CPU: it is packed again after each load.
 - With `keep_cache` requests go on over keys and values of older weights; new requests never share those (their prefix
   cache is salted with the version). Without it the requests under way are computed again from their first token.
 """
@@ -16,7 +17,6 @@ checked mapping (see `actors.staging`) to the model's own loader, layer by layer
 from __future__ import annotations
 
 import functools
-import gc
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -183,7 +183,6 @@ class VllmEngine(EngineThread):
     def _shut(self) -> None:
         self._engine.engine_core.shutdown()
         del self._core, self._engine, self._llm
-        gc.collect()
 
     @staticmethod
     def _label(version: PolicyVersion) -> str:
@@ -259,11 +258,26 @@ def _transfer_engine() -> type:
         def finish_weight_update(self) -> None:
             with torch.device(self.device):
                 finalize_layerwise_reload(self.model, self.model_config)
+                _pack_shared(self.model)
 
         def shutdown(self) -> None:
             pass
 
     return MappedTransfer
+
+
+def _pack_shared(model: Any) -> None:
+    """Process again what shares its weight with an earlier layer: a tied head.
+
+    On CPU the head multiplies with a packed copy of its own. The reload renews the shared parameter and the packed copy
+    of the embedding, which is never multiplied with, and leaves the head's as it was: log-probabilities of the old head.
+    """
+    owned: set[int] = set()
+    for layer in model.modules():
+        weight = layer._parameters.get("weight")
+        if weight is not None and id(weight) in owned:
+            layer.quant_method.process_weights_after_loading(layer)
+        owned.add(id(weight))
 
 
 def _as_torch(tensor: Tensor) -> Any:

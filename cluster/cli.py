@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 
 from swarm import __version__
-from swarm.errors import SwarmError
+from swarm.errors import ConfigError, SwarmError
 
 Command = Callable[..., Any]
 
@@ -143,7 +143,7 @@ def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _train(folder: Any, as_json: bool, resume: bool) -> None:
     from cluster.check import check
-    from cluster.doctor import demand
+    from cluster.doctor import missing
     from cluster.models import resolve
     from cluster.plots import write_plots
     from cluster.run import train
@@ -160,7 +160,11 @@ def _train(folder: Any, as_json: bool, resume: bool) -> None:
             with view:
                 journal.event("phase", text=f"model {config.model.path}")
                 model = resolve(config.model.path, say=lambda text: journal.event("phase", text=text))
-                demand(config, model)
+                problems = missing(config, model)
+                for problem in problems:
+                    journal.event("phase", text=f"{problem.level}: {problem.text}")
+                if errors := [problem.text for problem in problems if problem.level == "error"]:
+                    raise ConfigError(errors)
                 asyncio.run(train(config, model, folder, journal, resume))
         except BaseException as error:
             journal.event("stopped", cause=f"{type(error).__name__}: {error}")

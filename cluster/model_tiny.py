@@ -1,8 +1,9 @@
 """The tiny model: a Llama of 3.0M parameters over bytes, for sweeps and tests, made in under a minute on two cores.
 
-It is warm-started on one-digit sums as a stand-in for a pretrained chat model: it knows most answers, and it has habits.
-Most of the time it wraps the number in words, and now and then it is one off. So a reward for the bare right number
-starts low and has much to gain: first the form, then the sums.
+It is warm-started on one-digit sums as a stand-in for a pretrained chat model: it knows most answers, and it has
+habits. Most of the time it wraps the number in words, and now and then it is one off. So a reward for the bare right
+number starts low and has much to gain: first the form, then the sums. The warm start sees every question of that
+family, the held-out ones too, always with these habits.
 
     <|user|>Calculate 3 + 4.<|end|><|assistant|>It is 7<|end|>
 """
@@ -64,8 +65,8 @@ def make_tokenizer(folder: Path) -> None:
     bare.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bare,
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
+        eos_token="<|end|>",  # noqa: S106 - a token of text
+        pad_token="<|pad|>",  # noqa: S106
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )

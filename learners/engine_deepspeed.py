@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from swarm.errors import DivergedError
 
 _TAG = "engine"
+_PREFIX = "model."
+"""`learners.policy.Policy` holds the model under this name."""
 
 
 class DeepSpeedEngine:
@@ -175,3 +177,19 @@ def _join(device: str, rank: int, world_size: int, master: str) -> None:
         )
         atexit.register(torch.distributed.destroy_process_group)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The float32 master weights in what `save` wrote, by the names of the model, without an engine or a process group.
+
+    Works for every stage and number of ranks. Raises OSError or ValueError where the folder holds no such state.
+    """
+    _import("cpu")
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    states = folder / _TAG / "mp_rank_00_model_states.pt"
+    if states.exists() and not list((folder / _TAG).glob("*optim_states.pt")):
+        named = torch.load(states, map_location="cpu", weights_only=False)["module"]  # noqa: S614 - our own checkpoint
+    else:
+        named = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG)
+    return {name.removeprefix(_PREFIX): value for name, value in named.items() if name.startswith(_PREFIX)}

@@ -36,7 +36,7 @@ def centre(group: Group, weights: Mapping[str, float], advantage: Callable[[Floa
     """Rewards by `weights` (rewarder name -> factor), and `advantage` over those that are not masked."""
     values = rewards([rollout.verdicts for rollout in group.rollouts], weights)
     scored = [i for i, value in enumerate(values) if value is not None]
-    advantages = np.zeros(len(rewards))
+    advantages = np.zeros(len(values))
     if len(scored) >= 2:
         advantages[scored] = advantage(np.array([values[i] for i in scored], np.float64))
     return Centred(group, values, advantages)

@@ -50,7 +50,7 @@ def imported(source: str) -> Iterator[str]:
 
 def violations(path: str, source: str) -> list[str]:
     """What a file imports against the rules; `path` is relative to the repository."""
-    package, found = path.split("/")[0], []
+    package, found = path.partition("/")[0], []
     for module in imported(source):
         top = module.split(".")[0]
         if top in PACKAGES and top not in MAY_IMPORT[package]:

@@ -81,7 +81,9 @@ def test_a_recipe_loads_with_defaults_and_options_beside_names(recipe: Path) -> 
         ("learners.keep_checkpoints=1", "learners.keep_checkpoints = 1: wanted greater than or equal to 2"),
     ],
 )
-def test_a_bad_value_is_named_with_file_key_value_and_what_was_wanted(recipe: Path, override: str, problem: str) -> None:
+def test_a_bad_value_is_named_with_file_key_value_and_what_was_wanted(
+    recipe: Path, override: str, problem: str
+) -> None:
     (found,) = problems_of(recipe, override)
     assert found.startswith(f"{recipe}: {problem}")
 

@@ -132,7 +132,9 @@ def test_a_copy_that_cannot_be_written_is_an_os_error(ledger: Ledger, tmp_path: 
         ledger.copy(tmp_path / "missing" / "copy.sqlite")
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be read as one" * 40, b"SQLite format 3\0"])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to be read as one" * 40, b"SQLite format 3\0"]
+)
 def test_a_file_that_is_no_ledger_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(content)
@@ -182,4 +184,5 @@ def test_a_ledger_whose_writer_is_killed_opens_again_and_is_consistent(tmp_path:
             counts = ledger.counts()
             assert counts["trained"] == 4 * ledger.last_step(0)
             assert counts["duplicated"] == counts["lost"] == 0
-            assert counts["waiting"] == len(ledger.unfinished(kept=ledger.pooled_tickets())) + len(ledger.pooled_tickets())
+            pooled = ledger.pooled_tickets()
+            assert counts["waiting"] == len(pooled) + len(ledger.unfinished(kept=pooled))

@@ -35,7 +35,7 @@ async def passes(num: int) -> None:
         await asyncio.sleep(0)
 
 
-async def drive(
+async def drive(  # noqa: C901 - three small tasks that share their variables
     pool: Pool, *, size: int, steps: int, seed: int, failures: float, release_early: bool = False, close: bool = False
 ) -> Trace:
     """Producers, a learner and a hand-out on one pool, as in `swarm.loop` but with nothing else; delays in passes."""

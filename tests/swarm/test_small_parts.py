@@ -45,7 +45,7 @@ def test_versions_of_another_learner_or_lineage_are_not_comparable() -> None:
 
 @pytest.mark.parametrize("status", [Status.ABSTAINED, Status.TIMEOUT, Status.ERROR])
 def test_only_a_scored_verdict_has_a_value_and_it_is_finite(status: Status) -> None:
-    with pytest.raises(ValueError, match="with value 0.0"):
+    with pytest.raises(ValueError, match=r"with value 0\.0"):
         Verdict("x", status, 0.0)
     with pytest.raises(ValueError, match="with value None"):
         Verdict("x", Status.SCORED)

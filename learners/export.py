@@ -1,0 +1,35 @@
+"""A checkpoint as an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from learners import policy
+from learners.engine_deepspeed import read_weights
+
+BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What a model folder has beside its weights: tokenizer, chat template, generation settings."""
+
+
+def export(checkpoint: Path, model: Path, target: Path, dtype: str) -> None:
+    """Write the weights that `PolicyLearner.save` put into `checkpoint` to `target`, in `dtype`, with everything that the
+    initial `model` folder has beside its weights. Raises ValueError where names or shapes differ from the model's."""
+    module = policy.load(model)
+    masters = read_weights(checkpoint)
+    wanted = dict(module.named_parameters())
+    if wanted.keys() - masters.keys():
+        raise ValueError(f"{checkpoint}: no weights for {', '.join(sorted(wanted.keys() - masters.keys())[:5])}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            if parameter.shape != masters[name].shape:
+                raise ValueError(f"{checkpoint}: {name} is {tuple(masters[name].shape)}, the model's {tuple(parameter.shape)}")
+            parameter.copy_(masters[name])
+    module.to(getattr(torch, dtype))
+    module.save_pretrained(target)  # type: ignore[operator]
+    for pattern in BESIDE:
+        for file in model.glob(pattern):
+            if not (target / file.name).exists() and not file.name.endswith(".index.json"):
+                shutil.copy(file, target / file.name)

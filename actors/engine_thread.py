@@ -22,25 +22,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from actors import staging
+from actors.canary import Canary
+from actors.clock import Clock
 from swarm.errors import ActorError, DeadActor, PromptRefused, SwarmError
 from swarm.roles import Completion, Sampling, SyncReport, Usage
 from swarm.types import PolicyVersion, Weights
 from swarm.weights import Tensor
-
-FLOAT32_CANARY_MAX = 1e-3
-"""Largest canary difference in float32, in nats: engine and learner differ by rounding only."""
-CANARY_MEAN = 0.08
-"""Mean canary difference that is always good enough below float32, in nats."""
-CANARY_GROWTH = 1.5
-"""A model whose first comparison is worse than that may stay within this factor of it."""
-CANARY_FIRST = 0.3
-"""Limit of the first comparison below float32, in nats: one stale layer was seen to cost 0.9."""
 
 
 @dataclass(slots=True)
@@ -58,33 +52,14 @@ class Request:
 
 @dataclass(slots=True)
 class Sync:
+    """One weight update on its way."""
+
     weights: Weights
     tensors: Mapping[str, Tensor]
     stage_s: float
     future: Future[SyncReport] = field(default_factory=Future)
     pause_s: float = 0.0
     in_flight: int = 0
-
-
-class Clock:
-    """Seconds in each state; the states share one monotonic clock, so they add up to the time since the start."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._spent = {"busy": 0.0, "idle": 0.0, "paused": 0.0}
-        self._state, self._since = "busy", time.monotonic()
-
-    def enter(self, state: str) -> float:
-        """Switch state; returns the time of the switch."""
-        with self._lock:
-            now = time.monotonic()
-            self._spent[self._state] += now - self._since
-            self._state, self._since = state, now
-            return now
-
-    def read(self) -> dict[str, float]:
-        with self._lock:
-            return self._spent | {self._state: self._spent[self._state] + time.monotonic() - self._since}
 
 
 class EngineThread(ABC):
@@ -117,7 +92,7 @@ class EngineThread(ABC):
         self._syncs: deque[Sync] = deque()
         self._sync: Sync | None = None  # loaded, its canary not yet back
         self._good: tuple[Mapping[str, Tensor] | None, PolicyVersion] = (None, version)  # None: the model folder
-        self._boot_mean: float | None = None
+        self._canary = Canary(dtype)
         self._tokens = 0
         self._closing = False
         self._ended: BaseException | None = None
@@ -227,7 +202,7 @@ class EngineThread(ABC):
         try:
             self._open()
             self._clock, self._cpu_start = Clock(), time.process_time()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the constructor raises it
             booted.set_exception(error)
             return
         booted.set_result(None)
@@ -244,7 +219,7 @@ class EngineThread(ABC):
                 if self._running:
                     for request_id, result in self._advance():
                         self._finish(self._running.pop(request_id), result)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - every waiting caller is told
             cause = error
         finally:
             self._end(cause)
@@ -263,7 +238,7 @@ class EngineThread(ABC):
             return
         try:
             self._start(request)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - its caller is told
             _fail(request.future, ActorError(f"request refused by the engine: {type(error).__name__}: {error}"))
         else:
             self._running[request.id] = request
@@ -312,7 +287,7 @@ class EngineThread(ABC):
         failure: Exception | None = None
         try:
             self._replace(sync.tensors, version)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the loader is told
             failure = error
             self._restore()  # if this fails too the engine stops: it never generates with half a model
         self._resume()
@@ -332,18 +307,11 @@ class EngineThread(ABC):
             self._reject(sync, "the engine refused the canary")
 
     def _judge(self, sync: Sync, found: np.ndarray) -> None:
-        apart = np.abs(found - np.asarray(sync.weights.canary_logprobs, np.float64))
-        mean, worst = float(apart.mean()), float(apart.max())
-        if self._dtype == "float32":
-            good, limit = worst <= FLOAT32_CANARY_MAX, f"largest {worst:.2g} over {FLOAT32_CANARY_MAX}"
+        mean, worst, problem = self._canary.judge(found, sync.weights.canary_logprobs)
+        if problem:
+            self._reject(sync, problem)
         else:
-            bound = CANARY_FIRST if self._boot_mean is None else max(CANARY_MEAN, CANARY_GROWTH * self._boot_mean)
-            good, limit = mean <= bound, f"mean {mean:.2g} over {bound:.2g}"
-        if good:  # NaN is not
-            self._boot_mean = mean if self._boot_mean is None else self._boot_mean
             self._accept(sync, mean, worst)
-        else:
-            self._reject(sync, f"canary differs from the learner's: {limit}")
 
     def _accept(self, sync: Sync, mean: float, worst: float) -> None:
         self._sync = None
@@ -393,14 +361,10 @@ def _span_gap(completion: Completion) -> str:
 
 
 def _give(future: Future[Any], result: Any) -> None:
-    try:
+    with suppress(InvalidStateError):  # its caller was cancelled
         future.set_result(result)
-    except InvalidStateError:
-        pass  # its caller was cancelled
 
 
 def _fail(future: Future[Any], error: Exception) -> None:
-    try:
+    with suppress(InvalidStateError):
         future.set_exception(error)
-    except InvalidStateError:
-        pass

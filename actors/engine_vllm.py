@@ -16,6 +16,7 @@ checked mapping (see `actors.staging`) to the model's own loader, layer by layer
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -202,10 +203,8 @@ def register() -> None:
     """Make our transfer engine known to vLLM: the `vllm.general_plugins` entry point, run in each of its processes."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    try:
+    with contextlib.suppress(ValueError):  # vLLM may run a plugin more than once
         WeightTransferEngineFactory.register_engine(BACKEND, _transfer_engine())
-    except ValueError:
-        pass  # vLLM may run a plugin more than once
 
 
 @functools.cache
@@ -269,8 +268,8 @@ def _transfer_engine() -> type:
 def _pack_shared(model: Any) -> None:
     """Process again what shares its weight with an earlier layer: a tied head.
 
-    On CPU the head multiplies with a packed copy of its own. The reload renews the shared parameter and the packed copy
-    of the embedding, which is never multiplied with, and leaves the head's as it was: log-probabilities of the old head.
+    On CPU the head multiplies with a packed copy of its own. The reload renews the shared parameter and the embedding's
+    packed copy, which is never multiplied with, and leaves the head's as it was: log-probabilities of the old head.
     """
     owned: set[int] = set()
     for layer in model.modules():

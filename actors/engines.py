@@ -1,4 +1,4 @@
-"""The registry of generation engines. Importing it loads neither torch nor vLLM: engines do that when they are built."""
+"""The registry of generation engines. Importing it loads neither torch nor vLLM: engines do that when built."""
 
 from __future__ import annotations
 

@@ -102,8 +102,9 @@ class Jsonl(Table):
             numbers.append(number)
         if problems:
             raise ConfigError(problems)
-        columns = {"prompt": prompt, "answer": answer}
-        super().__init__(rows, path, seed=seed, template=template, numbers=numbers, unit="line", **columns)
+        super().__init__(
+            rows, path, seed=seed, prompt=prompt, answer=answer, template=template, numbers=numbers, unit="line"
+        )
 
 
 class Parquet(Table):

@@ -32,7 +32,7 @@ _CHUNK = 1 << 18  # elements; small enough that the scratch buffer stays in the 
 def manifest(model: str, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What a learner publishes of this model: `named_parameters()` of the transformers model, a tied head left out.
 
-    Built on the meta device: no weights are read. Raises OSError where the folder holds no model that transformers knows.
+    Built on the meta device: no weights are read. Raises OSError where the folder is no model of transformers.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -81,7 +81,8 @@ def is_finite(tensor: Tensor) -> bool:
     scratch = np.empty(min(_CHUNK, len(bits)), kind)
     for start in range(0, len(bits), _CHUNK):
         part = bits[start : start + _CHUNK]
-        if np.bitwise_and(part, kind(mask), out=scratch[: len(part)]).max() >= limit:
+        np.bitwise_and(part, np.array(mask, kind), out=scratch[: len(part)])
+        if scratch[: len(part)].max() >= limit:
             return False
     return True
 

@@ -66,8 +66,10 @@ class InlineCrew:
         return found | ({"learner": self._learner.usage()} if self._learner else {})
 
     async def close(self) -> None:
-        for worker in (*self._actors, *self._rewarders):
-            await worker.close()
+        for actor in self._actors:
+            await actor.close()
+        for rewarder in self._rewarders:
+            await rewarder.close()
         if self._learner:
             self._learner.close()
 

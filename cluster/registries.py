@@ -75,6 +75,6 @@ def _resolved(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any
     """The annotation as a type; Any where it names something that is only there for type checkers."""
     holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        return typing.get_type_hints(holder, globalns=function.__globals__)[parameter.name]  # type: ignore[attr-defined]
+        return typing.get_type_hints(holder, globalns=function.__globals__)[parameter.name]
     except NameError:
         return Any

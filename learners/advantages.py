@@ -24,7 +24,7 @@ def group_norm(rewards: Floats, *, eps: float = 1e-4) -> Floats:
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2. Differs: `eps`, which the paper does not have.
     """
-    return _centred(rewards) / (rewards.std(ddof=1) + eps)
+    return _centred(rewards) / (float(rewards.std(ddof=1)) + eps)
 
 
 def mean_only(rewards: Floats) -> Floats:
@@ -47,7 +47,7 @@ def leave_one_out(rewards: Floats) -> Floats:
 def _centred(rewards: Floats) -> Floats:
     if np.ptp(rewards) == 0.0:
         return np.zeros(len(rewards))
-    return rewards - rewards.mean()
+    return rewards - float(rewards.mean())
 
 
 ADVANTAGES: dict[str, Advantage] = {"group_norm": group_norm, "mean_only": mean_only, "leave_one_out": leave_one_out}

@@ -189,7 +189,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     states = folder / _TAG / "mp_rank_00_model_states.pt"
     if states.exists() and not list((folder / _TAG).glob("*optim_states.pt")):
-        named = torch.load(states, map_location="cpu", weights_only=False)["module"]  # noqa: S614 - our own checkpoint
+        named = torch.load(states, map_location="cpu", weights_only=False)["module"]  # our own file
     else:
         named = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG)
     return {name.removeprefix(_PREFIX): value for name, value in named.items() if name.startswith(_PREFIX)}

@@ -15,8 +15,8 @@ BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 
 
 def export(checkpoint: Path, model: Path, target: Path, dtype: str) -> None:
-    """Write the weights that `PolicyLearner.save` put into `checkpoint` to `target`, in `dtype`, with everything that the
-    initial `model` folder has beside its weights. Raises ValueError where names or shapes differ from the model's."""
+    """Write the weights that `PolicyLearner.save` put into `checkpoint` to `target`, in `dtype`, with all that
+    the initial `model` folder has beside its weights. Raises ValueError where names or shapes differ from the model's."""
     module = policy.load(model)
     masters = read_weights(checkpoint)
     wanted = dict(module.named_parameters())
@@ -25,10 +25,12 @@ def export(checkpoint: Path, model: Path, target: Path, dtype: str) -> None:
     with torch.no_grad():
         for name, parameter in wanted.items():
             if parameter.shape != masters[name].shape:
-                raise ValueError(f"{checkpoint}: {name} is {tuple(masters[name].shape)}, the model's {tuple(parameter.shape)}")
+                raise ValueError(
+                    f"{checkpoint}: {name} is {tuple(masters[name].shape)}, the model's {tuple(parameter.shape)}"
+                )
             parameter.copy_(masters[name])
     module.to(getattr(torch, dtype))
-    module.save_pretrained(target)  # type: ignore[operator]
+    module.save_pretrained(target)
     for pattern in BESIDE:
         for file in model.glob(pattern):
             if not (target / file.name).exists() and not file.name.endswith(".index.json"):

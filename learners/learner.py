@@ -171,8 +171,9 @@ class PolicyLearner:
         at = time.monotonic()
         self._engine.backward(loss, last)
         seconds["backward"] += time.monotonic() - at
-        tally.add(*(t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)), micro.lags)
-        return value
+        seen = [t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)]
+        tally.add(seen[0], seen[1], seen[2], seen[3], micro.lags)
+        return float(value)
 
     def _logprobs(self, micro: _Micro) -> Tensor:
         """float32 [N] under the present weights, of the distribution that samples."""
@@ -180,7 +181,8 @@ class PolicyLearner:
 
     def _to_device(self, batch: Batch) -> _Micro:
         names = ("tokens", "places", "targets", "advantages", "behaviour", "temperatures")
-        return _Micro(*(torch.from_numpy(getattr(batch, n)).to(self._device) for n in names), lags=batch.lags)
+        tensors = {n: torch.from_numpy(getattr(batch, n)).to(self._device) for n in names}
+        return _Micro(**tensors, lags=batch.lags)
 
     def publish(self) -> Weights:
         """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""

@@ -25,7 +25,7 @@ class Policy(nn.Module):
         self.model = model
         self._autocast = autocast
         self._places: Tensor | None = None
-        head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+        head: nn.Module = model.get_output_embeddings()
         head.register_forward_pre_hook(self._pick)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:

@@ -38,10 +38,13 @@ class Publisher:
             parameter.data = parameter.data.to("cpu", dtype)  # buffers keep float32: rotary frequencies need it
         # Tied parameters appear once here, under the name that the model lists first.
         self._named = dict(self._copy.named_parameters())
-        vocab = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator, union-attr]
+        vocab = int(model.get_input_embeddings().weight.shape[0])  
         self._canary = torch.from_numpy(np.random.default_rng(seed).integers(0, vocab, _CANARY_TOKENS))
         self._dtype = str(dtype).removeprefix("torch.")
-        self._folder, self._lock = (folder, None) if folder else _make_folder()
+        self._lock: int | None = None
+        if folder is None:
+            folder, self._lock = _make_folder()
+        self._folder = folder
         self._written: list[Path] = []
 
     def publish(self, parameters: Mapping[str, Tensor], version: PolicyVersion) -> Weights:

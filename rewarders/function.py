@@ -105,13 +105,13 @@ def check_function(path: str) -> str | None:
     spec = None
     for i, part in enumerate(module.split(".")):
         name = ".".join(module.split(".")[: i + 1])
-        spec = importlib.machinery.PathFinder.find_spec(name, places)
+        spec = importlib.machinery.PathFinder.find_spec(part, places)  # by the last part: no parent is imported
         if spec is None and i == 0:  # built in, or installed in editable form
             spec = importlib.util.find_spec(name)
         if spec is None:
             where = f" in {name.rpartition('.')[0]}" if i else " in the current directory or installed"
             return f"{path!r}: there is no module {part!r}{where}{nearest(part, _modules(places, near=part))}"
-        places = spec.submodule_search_locations
+        places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         if places is None and i + 1 < len(module.split(".")):
             return f"{path!r}: {name} is a module, not a package"
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):

@@ -14,8 +14,10 @@ def rewards(group: Sequence[Sequence[Verdict]], weights: Mapping[str, float]) ->
     signature answer None for prompts that are not theirs). Where one that applies gave a rollout no value the rollout
     has no reward: None, which masks it. A missing verdict is never a zero.
     """
-    abstained = Status.ABSTAINED
-    idle = {n for n in weights if all(v.status is abstained for vs in group for v in vs if v.rewarder == n)}
+    statuses: dict[str, set[Status]] = {name: set() for name in weights}
+    for verdict in (v for verdicts in group for v in verdicts if v.rewarder in weights):
+        statuses[verdict.rewarder].add(verdict.status)
+    idle = {name for name, found in statuses.items() if found == {Status.ABSTAINED}}
     return tuple(_reward(verdicts, {n: w for n, w in weights.items() if n not in idle}) for verdicts in group)
 
 

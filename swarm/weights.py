@@ -59,8 +59,9 @@ def digest(entries: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
 def write(path: str | os.PathLike[str], tensors: Mapping[str, tuple[str, Sequence[int], Any]]) -> tuple[str, int]:
     """Write `name -> (dtype, shape, contiguous buffer)` as a safetensors file; returns (digest, size in bytes).
 
-    The order of the mapping is the order of the file. The file appears under `path` by a rename, complete; a failed
-    write leaves nothing behind. Raises ValueError where a buffer does not fit its dtype and shape, OSError from the disk.
+    The order of the mapping is the order of the file. The file appears under `path` by a rename, complete; a
+    failed write leaves nothing behind. Raises ValueError where a buffer does not fit its dtype and shape, OSError from
+    the disk.
     """
     path = Path(path)
     header: dict[str, Any] = {}
@@ -85,7 +86,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, tuple[str, Sequenc
             for name, (dtype, shape, _) in tensors.items():
                 _feed(state, name, dtype, shape, flat[name])
                 _write_all(file.fileno(), flat[name])
-        os.replace(part, path)
+        part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

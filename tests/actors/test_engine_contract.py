@@ -150,7 +150,8 @@ def test_usage_adds_up_to_the_time_that_passed_and_counts_tokens(bench: Any) -> 
     before2, u2, after2 = time.monotonic(), bench.engine.usage(), time.monotonic()
     spent = (u2.busy_s + u2.idle_s + u2.paused_s) - (u1.busy_s + u1.idle_s + u1.paused_s)
     assert before2 - after - 1e-6 <= spent <= after2 - before + 1e-6
-    assert u2.paused_s > u1.paused_s and u2.cpu_s > u1.cpu_s
+    assert u2.paused_s > u1.paused_s
+    assert u2.cpu_s > u1.cpu_s
     assert u2.tokens - u1.tokens == sum(len(o.tokens) for o in outs)
 
 
@@ -165,8 +166,10 @@ def test_an_update_in_flight_splits_rollouts_into_spans_and_each_span_is_its_ver
 
     outs, report = bench.run(update())
     bench.net = new
-    assert report.step == bench.step and report.in_flight > 0 and report.canary_max <= 1e-3
-    assert 0 < report.pause_s and 0 < report.stage_s
+    assert report.step == bench.step
+    assert report.in_flight > 0
+    assert report.canary_max <= 1e-3
+    assert min(report.pause_s, report.stage_s) > 0
     crossed = 0
     for prompt, out in zip(PROMPTS * 4, outs, strict=True):
         assert [s.start for s in out.spans] == [0, *(s.end for s in out.spans[:-1])]
@@ -218,9 +221,7 @@ BAD = {
     "digest": lambda bench: bench.publish(bench.moved(), digest="0" * 32),
     "cut short": cut_short,
     "No such file": lambda bench: replace(bench.publish(bench.moved()), path="/nowhere"),
-    "after those of step": lambda bench: replace(
-        bench.publish(bench.moved()), version=PolicyVersion("learner", 0, -1)
-    ),
+    "after those of step": lambda bench: replace(bench.publish(bench.moved()), version=PolicyVersion("learner", 0, -1)),
 }
 
 
@@ -257,7 +258,8 @@ def test_weights_whose_canary_is_off_are_rolled_back_and_nothing_of_them_gets_ou
         if isinstance(out, Completion):
             assert {s.step for s in out.spans} == {good}
         else:
-            assert isinstance(out, ActorError) and "did not verify" in str(out)
+            assert isinstance(out, ActorError)
+            assert "did not verify" in str(out)
     for prompt, out in zip(PROMPTS, bench.run(several(bench.engine, PROMPTS, 1.0, 24)), strict=True):
         assert_is_policy(tools, bench.net, prompt, out)
         assert {s.step for s in out.spans} == {good}

@@ -107,9 +107,7 @@ def test_new_requests_never_share_the_prefix_cache_of_older_weights(bench: Any, 
 def test_seeded_requests_survive_updates_with_more_tokens_under_way_than_a_step_takes(bench: Any) -> None:
     async def storm() -> None:
         prompts = [np.arange(3, 60 + i, dtype=np.int32) for i in range(60)]  # 48 run: 4,000 tokens, 300 a step
-        asked = asyncio.gather(
-            *(bench.engine.complete(p, Sampling(1.0, 60), i) for i, p in enumerate(prompts))
-        )
+        asked = asyncio.gather(*(bench.engine.complete(p, Sampling(1.0, 60), i) for i, p in enumerate(prompts)))
         for i in range(3):
             await bench.engine.complete(PROMPT, Sampling(1.0, 2 + i), i)
             net = bench.moved()
@@ -131,4 +129,5 @@ def test_another_vllm_is_refused_in_one_line_that_says_what_is_needed() -> None:
     assert engine_vllm.unsupported("0.32.4", calls) == ""
     assert "0.32.x is needed" in engine_vllm.unsupported("0.33.0", calls)
     gone = engine_vllm.unsupported("0.30.1", calls - {"start_weight_update"})
-    assert "LLM.start_weight_update" in gone and "\n" not in gone
+    assert "LLM.start_weight_update" in gone
+    assert "\n" not in gone

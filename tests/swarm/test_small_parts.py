@@ -74,13 +74,26 @@ def test_verdicts_are_attached_one_tuple_per_rollout() -> None:
 
 
 def test_a_reward_is_the_weighted_sum_of_its_verdicts() -> None:
-    assert scores.reward([verdict("a", 1.0), verdict("b", -2.0)], {"a": 1.0, "b": 0.25}) == 0.5
+    group = [(verdict("a", 1.0), verdict("b", -2.0)), (verdict("b", 0.0), verdict("a", 3.0), verdict("c", 9.0))]
+    assert scores.rewards(group, {"a": 1.0, "b": 0.25}) == (0.5, 3.0)
 
 
 @pytest.mark.parametrize("status", [Status.ABSTAINED, Status.TIMEOUT, Status.ERROR])
-def test_a_missing_verdict_makes_no_reward_instead_of_a_zero(status: Status) -> None:
-    assert scores.reward([verdict("a", 1.0), verdict("b", None, status)], {"a": 1.0, "b": 1.0}) is None
-    assert scores.reward([verdict("a", 1.0)], {"a": 1.0, "b": 1.0}) is None
+def test_a_missing_value_masks_its_rollout_and_is_never_a_zero(status: Status) -> None:
+    group = [(verdict("a", 1.0), verdict("b", None, status)), (verdict("a", 1.0), verdict("b", 1.0))]
+    assert scores.rewards(group, {"a": 1.0, "b": 1.0}) == (None, 2.0)
+
+
+def test_a_rewarder_that_abstains_on_the_whole_group_is_left_out_and_one_that_failed_or_is_absent_is_not() -> None:
+    weights = {"a": 1.0, "b": 1.0}
+
+    def group(status: Status) -> list[tuple[Verdict, ...]]:
+        return [(verdict("a", 1.0), verdict("b", None, status)), (verdict("a", 0.0), verdict("b", None, status))]
+
+    assert scores.rewards(group(Status.ABSTAINED), weights) == (1.0, 0.0)
+    assert scores.rewards(group(Status.ERROR), weights) == (None, None)
+    assert scores.rewards([(verdict("a", 1.0),)], weights) == (None,)
+    assert scores.rewards([(verdict("a", None, Status.ABSTAINED),)], {"a": 1.0}) == (None,)
 
 
 def test_the_cause_names_rewarder_status_and_words() -> None:

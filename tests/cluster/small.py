@@ -1,0 +1,77 @@
+"""A model folder of a few thousand parameters and a reward that any model can raise: for runs through every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.model_tiny import make_tokenizer
+
+
+def make_model(folder: Path) -> Path:
+    """A random two-layer Llama over bytes, with a chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True)
+    make_tokenizer(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=261,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=257,
+        pad_token_id=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def low_bytes(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> list[float]:
+    """The share of characters before `P`: differs within every group, so every batch has something to teach."""
+    return [sum(c < "P" for c in text) / max(len(text), 1) for text in completions]
+
+
+RECIPE = """
+name = "small"
+seed = 3
+[model]
+path = "{model}"
+dtype = "float32"
+[actors]
+group_size = 4
+max_new_tokens = 12
+max_prompt_tokens = 128
+engine = "transformers"
+tasks = [{{ name = "jsonl", path = "{data}", prompt = "q", answer = "a" }}]
+[rewarders]
+use = [{{ name = "function", path = "tests.cluster.small:low_bytes" }}]
+timeout_s = 120.0
+[learners]
+steps = {steps}
+groups_per_step = 3
+lr = 1e-3
+threads = 1
+checkpoint_every = 3
+[eval]
+questions = 8
+live_questions = 4
+every = 4
+[cluster]
+runs = "{runs}"
+"""
+
+
+def write_recipe(folder: Path, model: Path, steps: int) -> Path:
+    """A recipe with 400 questions of its own, everything under `folder`."""
+    data = folder / "questions.jsonl"
+    data.write_text("".join(f'{{"q": "What is {i} + {i}?", "a": "{2 * i}"}}\n' for i in range(400)))
+    recipe = folder / "small.toml"
+    recipe.write_text(RECIPE.format(model=model, data=data, runs=folder / "runs", steps=steps))
+    return recipe

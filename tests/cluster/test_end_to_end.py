@@ -1,0 +1,210 @@
+"""The `swarm` command through every stage, as a user starts it: real Ray, real DeepSpeed, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from swarm.journal import RunFolder
+from swarm.ledger import Ledger
+from swarm.schema import read_groups
+from tests.cluster.small import make_model, write_recipe
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 900
+"""Until a test gives up on a machine that does nothing; nothing is asserted about time."""
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "small")
+
+
+class Command:
+    """One `swarm` process, with everything it started."""
+
+    def __init__(self, *args: str | Path) -> None:
+        environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+        program = "import sys; from cluster.cli import main; sys.argv[0] = 'swarm'; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, args)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.family: dict[int, psutil.Process] = {}
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """Wait for something that the command brings about."""
+        top = psutil.Process(self.process.pid)
+        give_up = time.monotonic() + PATIENCE_S
+        while not (found := holds()):
+            assert self.process.poll() is None, f"the command ended early:\n{self.output()}"
+            assert time.monotonic() < give_up, "nothing happened"
+            self.family |= {p.pid: p for p in top.children(recursive=True)}
+            time.sleep(0.2)
+        return found
+
+    def output(self) -> str:
+        return self.process.communicate(timeout=PATIENCE_S)[0]
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output; nothing that it started may be left."""
+        text = self.output()
+        _, alive = psutil.wait_procs(list(self.family.values()), timeout=60)
+        assert not alive, f"left behind: {alive}"
+        return self.process.returncode, text
+
+
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [e for e in folder.read("events.jsonl") if e["event"] == kind] if folder.root.exists() else []
+
+
+def steps(folder: RunFolder) -> int:
+    return max((m["step"] for m in folder.read("metrics.jsonl")), default=0) if folder.root.exists() else 0
+
+
+def counts(folder: RunFolder) -> dict[str, int]:
+    ledger = Ledger(folder.ledger)
+    try:
+        return ledger.counts()
+    finally:
+        ledger.close()
+
+
+@pytest.fixture(scope="module")
+def killed_run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run in which an actor and a reward worker are killed."""
+    place = tmp_path_factory.mktemp("killed")
+    folder = RunFolder(place / "out")
+    run = Command("run", write_recipe(place, model, steps=8), "--out", folder.root)
+    for worker, after in (("actor-0", 2), ("rewarder-0", 4)):
+        run.until(lambda after=after: steps(folder) >= after)
+        pid = [e["pid"] for e in events(folder, "ready") if e["worker"] == worker][-1]
+        os.kill(pid, signal.SIGKILL)
+        run.until(lambda worker=worker: any(e["worker"] == worker for e in events(folder, "died")))
+    code, text = run.end()
+    assert code == 0, text
+    return folder
+
+
+def test_killed_workers_are_replaced_and_every_prompt_is_trained_on_once(killed_run: RunFolder) -> None:
+    found = counts(killed_run)
+    assert steps(killed_run) == 8
+    assert found["trained"] == 8 * 3
+    assert found["duplicated"] == found["lost"] == 0
+    ready = [e["worker"] for e in events(killed_run, "ready")]
+    assert ready.count("actor-0") == ready.count("rewarder-0") == 2
+    trained = [group.prompt.id for step in range(1, 9) for group in read_groups(killed_run.batch(step))]
+    assert len(trained) == len(set(trained)) == 24
+
+
+def test_no_token_is_older_than_allowed_and_recorded_log_probabilities_are_complete(killed_run: RunFolder) -> None:
+    for step in range(1, 9):
+        for group in read_groups(killed_run.batch(step)):
+            for rollout in group.rollouts:
+                assert 0 <= step - 1 - min(rollout.steps) <= 1
+                assert (rollout.logprobs <= 0).all()
+
+
+def test_a_run_leaves_its_summary_and_plots(killed_run: RunFolder) -> None:
+    summary = json.loads((killed_run.root / "summary.json").read_text())
+    assert summary["steps"] == 8
+    assert summary["accuracy"]["before"]["questions"] == summary["accuracy"]["after"]["questions"] == 8
+    assert summary["prompts"]["duplicated"] == summary["prompts"]["lost"] == 0
+    assert sum(summary["deaths"].values()) == 2
+    assert {p.name for p in killed_run.plots.iterdir()} >= {"reward.png", "accuracy.png", "lag.png", "throughput.png"}
+
+
+def test_export_is_loaded_by_transformers_and_is_not_the_initial_model(
+    killed_run: RunFolder, model: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    code, text = Command("export", killed_run.root, tmp_path / "model").end()
+    assert code == 0, text
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    first = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+    assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True))
+
+
+def test_eval_reports_pass_at_k_with_intervals(killed_run: RunFolder) -> None:
+    code, text = Command(
+        "eval", killed_run.root, "--questions", "5", "--samples", "3", "--json", "--set", "cluster.placement=inline"
+    ).end()
+    assert code == 0, text
+    found = json.loads(text.splitlines()[-1])
+    assert found["questions"] == 5
+    assert found["step"] == 8
+    for k in (1, 3):
+        figure = found[f"pass@{k}"]
+        assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+
+
+def test_a_stop_checkpoints_and_a_resume_ends_the_run_with_nothing_lost(model: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    run = Command("run", write_recipe(tmp_path, model, steps=40), "--out", folder.root)
+    run.until(lambda: steps(folder) >= 2)
+    run.process.send_signal(signal.SIGINT)
+    code, text = run.end()
+    assert code == 130, text
+    assert "swarm resume" in text
+    stopped = steps(folder)
+    assert 2 <= stopped < 40
+    config = folder.config.read_text().replace("steps = 40", f"steps = {stopped + 2}")
+    folder.config.write_text(config)
+    code, text = Command("resume", folder.root).end()
+    assert code == 0, text
+    found = counts(folder)
+    assert steps(folder) == stopped + 2
+    assert found["trained"] == (stopped + 2) * 3
+    assert found["duplicated"] == found["lost"] == 0
+
+
+def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    run = Command("run", write_recipe(tmp_path, model, steps=30), "--out", folder.root)
+    run.until(lambda: steps(folder) >= 5)
+    run.process.kill()
+    assert run.end()[0] == -signal.SIGKILL
+    code, text = Command("resume", folder.root).end()
+    assert code == 0, text
+    found = counts(folder)
+    assert found["trained"] == 30 * 3
+    assert found["duplicated"] == found["lost"] == 0
+    assert [e["target"] >= 5 for e in events(folder, "recovering")] == [True]
+    assert not events(folder, "lineage"), "the replay gave other weights"
+
+
+def test_synchronous_runs_with_one_seed_are_equal(model: Path, tmp_path: Path) -> None:
+    digests, tokens = [], []
+    for name in ("first", "second"):
+        folder = RunFolder(tmp_path / name)
+        recipe = write_recipe(tmp_path, model, steps=3)
+        settings = ("--set", "learners.max_lag=0", "--set", "cluster.placement=inline")
+        code, text = Command("run", recipe, "--out", folder.root, *settings).end()
+        assert code == 0, text
+        digests.append([m["digest"] for m in folder.read("metrics.jsonl")])
+        groups = [group for step in (1, 2, 3) for group in read_groups(folder.batch(step))]
+        tokens.append([rollout.tokens.tolist() for group in groups for rollout in group.rollouts])
+    assert digests[0] == digests[1]
+    assert len(set(digests[0])) == 3, "nothing was learnt"
+    assert tokens[0] == tokens[1]

@@ -59,7 +59,7 @@ def main() -> None:
     interpreter's hash seed: it is fixed before anything else happens, by starting over once."""
     if "PYTHONHASHSEED" not in os.environ:
         os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, *sys.argv])  # noqa: S606 - this program itself
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this program itself
     group()
 
 

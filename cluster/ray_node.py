@@ -25,7 +25,9 @@ def ray_running(config: RunConfig) -> Iterator[None]:
     """Connect to Ray for the time inside. A local one is told that it has as many cores as the recipe asks for:
     on a laptop the roles share the cores, and the operating system divides them better than a refusal would."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let anything else on the machine starve the roles
+    os.environ.setdefault(
+        "RAY_worker_niceness", "0"
+    )  # Ray's 15 would let anything else on the machine starve the roles
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

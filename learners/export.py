@@ -16,7 +16,7 @@ BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 
 def export(checkpoint: Path, model: Path, target: Path, dtype: str) -> None:
     """Write the weights that `PolicyLearner.save` put into `checkpoint` to `target`, in `dtype`, with all that
-    the initial `model` folder has beside its weights. Raises ValueError where names or shapes differ from the model's."""
+    the initial `model` folder has beside its weights. Raises ValueError where names or shapes differ."""
     module = policy.load(model)
     masters = read_weights(checkpoint)
     wanted = dict(module.named_parameters())

@@ -38,7 +38,7 @@ class Publisher:
             parameter.data = parameter.data.to("cpu", dtype)  # buffers keep float32: rotary frequencies need it
         # Tied parameters appear once here, under the name that the model lists first.
         self._named = dict(self._copy.named_parameters())
-        vocab = int(model.get_input_embeddings().weight.shape[0])  
+        vocab = int(model.get_input_embeddings().weight.shape[0])
         self._canary = torch.from_numpy(np.random.default_rng(seed).integers(0, vocab, _CANARY_TOKENS))
         self._dtype = str(dtype).removeprefix("torch.")
         self._lock: int | None = None

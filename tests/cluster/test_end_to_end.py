@@ -132,6 +132,7 @@ def test_a_run_leaves_its_summary_and_plots(killed_run: RunFolder) -> None:
     assert {p.name for p in killed_run.plots.iterdir()} >= {"reward.png", "accuracy.png", "lag.png", "throughput.png"}
 
 
+@pytest.mark.slow
 def test_export_is_loaded_by_transformers_and_is_not_the_initial_model(
     killed_run: RunFolder, model: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_export_is_loaded_by_transformers_and_is_not_the_initial_model(
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), first.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_eval_reports_pass_at_k_with_intervals(killed_run: RunFolder) -> None:
     code, text = Command(
         "eval", killed_run.root, "--questions", "5", "--samples", "3", "--json", "--set", "cluster.placement=inline"
@@ -159,6 +161,7 @@ def test_eval_reports_pass_at_k_with_intervals(killed_run: RunFolder) -> None:
         assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
 
 
+@pytest.mark.slow
 def test_a_stop_checkpoints_and_a_resume_ends_the_run_with_nothing_lost(model: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out")
     run = Command("run", write_recipe(tmp_path, model, steps=40), "--out", folder.root)
@@ -179,6 +182,7 @@ def test_a_stop_checkpoints_and_a_resume_ends_the_run_with_nothing_lost(model: P
     assert found["duplicated"] == found["lost"] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out")
     run = Command("run", write_recipe(tmp_path, model, steps=30), "--out", folder.root)
@@ -194,6 +198,7 @@ def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, t
     assert not events(folder, "lineage"), "the replay gave other weights"
 
 
+@pytest.mark.slow
 def test_synchronous_runs_with_one_seed_are_equal(model: Path, tmp_path: Path) -> None:
     digests, tokens = [], []
     for name in ("first", "second"):

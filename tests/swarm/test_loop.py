@@ -394,7 +394,7 @@ class AnyFinishedFirst(CheckedPool):
 
 def bias_of(root: Path, pool: type[CheckedPool]) -> tuple[float, float, float]:
     crew = FakeCrew(max_lag=1, groups_per_step=8, mean_length=12, spread=1.0, record=False)
-    with process(root, crew, steps=120, checkpoint_every=1000, pool=pool) as node:
+    with process(root, crew, steps=160, checkpoint_every=1000, pool=pool) as node:
         asyncio.run(go(node))
         return metrics.length_bias(*node.ledger.lengths())
 

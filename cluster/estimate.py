@@ -21,7 +21,7 @@ from swarm.config import RunConfig
 GIB = 2**30
 
 DRIVER_GIB = 0.4
-"""The driver: Python, pyarrow, Ray client, task sources; at the end matplotlib and scipy. Measured in training: 0.32."""
+"""The driver: Python, pyarrow, Ray client, task sources, at the end matplotlib, scipy. Measured in training: 0.32."""
 RAY_GIB = 0.35
 """A local Ray (measured: 0.34): its control service, raylet, agents and log monitor, without the object store."""
 OBJECT_STORE_GIB = 0.05

@@ -172,6 +172,6 @@ def _train(folder: Any, as_json: bool, resume: bool) -> None:
         finally:
             journal.close()
             if folder.read("metrics.jsonl"):
+                write_plots(folder)  # first: the summary links the plots that are there
                 summary = write_summary(folder)
-                write_plots(folder)
                 click.echo(json.dumps(summary)) if as_json else print_summary(console, summary)

@@ -218,7 +218,9 @@ class EngineThread(ABC):
                     self._admit(self._waiting.popleft())
                 if self._running:
                     for request_id, result in self._advance():
-                        self._finish(self._running.pop(request_id), result)
+                        request = self._running.pop(request_id, None)
+                        if request is not None:  # else failed by a canary earlier in this very step
+                            self._finish(request, result)
         except BaseException as error:  # noqa: BLE001 - every waiting caller is told
             cause = error
         finally:

@@ -1,13 +1,14 @@
 """Groups into micro-batches: which rollouts cost compute, in what order, and what the loss is divided by.
 
-    centred groups --rows()--> rows (one rollout each) --micro_batches()--> lists of rows --pad()--> arrays
+    centred groups --rows()--> rows (one rollout each) --micro_batches()--> lists of rows --pack() or pad()--> arrays
 
 **Denominator.** The batch loss is a token mean over *all* completion tokens that carry loss and belong to a rollout
 with a reward, including those whose advantage is 0. Those contribute 0 to the sum, so leaving them out of the forward
 pass changes nothing, while dividing by trained tokens only would make the step size grow when groups turn flat.
 Masked rollouts are in neither sum.
 
-Padding is on the right: with causal attention a token never sees what follows, so no attention mask is needed and a
+`pack` lays each group's prompt once beside its completions (learners.shared_prefix); `pad`, a row per rollout, is for
+models that cannot share. Its padding is on the right: with causal attention a token never sees what follows, so no attention mask is needed and a
 padded row gives the same log-probabilities as the row alone (up to rounding).
 """
 
@@ -26,6 +27,8 @@ from swarm.types import Group, PolicyVersion, Rollout
 class Row:
     """One rollout to be forwarded."""
 
+    group: str
+    """Rows of one group have the same prompt."""
     prompt_tokens: np.ndarray
     """int32 [P], P >= 1"""
     rollout: Rollout
@@ -43,10 +46,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One micro-batch. B rows of length T; N tokens that carry loss, row by row, in order."""
+    """One micro-batch. B rows of length T, right-padded; packed, B is 1. N tokens that carry loss, row by row."""
 
     tokens: np.ndarray
-    """int64 [B, T], right-padded with 0."""
+    """int64 [B, T], padded with 0."""
     places: np.ndarray
     """int64 [N]: index into the flattened [B * T] of the position that predicts each token."""
     targets: np.ndarray
@@ -59,6 +62,22 @@ class Batch:
     """float32 [N]: divides the logits."""
     lags: np.ndarray
     """int64 [N]: as in `Row`."""
+    shared: Shared | None = None
+    """Set where it is packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """How packed tokens belong together: G prompts, C completions."""
+
+    positions: np.ndarray
+    """int64 [1, T]: position of each token in its own rollout."""
+    prompts: np.ndarray
+    """int64 [G, 2]: start and length."""
+    completions: np.ndarray
+    """int64 [C, 2]: start and length, without the last token, which is predicted and not read."""
+    owner: np.ndarray
+    """int64 [C]: the prompt of each completion."""
 
 
 def rows(centred: Sequence[Centred], now: PolicyVersion, keep_flat: bool = False) -> list[Row]:
@@ -76,7 +95,7 @@ def rows(centred: Sequence[Centred], now: PolicyVersion, keep_flat: bool = False
             if value is not None and rollout.loss_mask.any() and (keep_flat or advantage != 0.0):
                 temperature = group.temperature or 1.0
                 lags = token_lags(group, rollout, now)
-                out.append(Row(group.prompt_tokens, rollout, float(advantage), temperature, lags))
+                out.append(Row(group.id, group.prompt_tokens, rollout, float(advantage), temperature, lags))
     return out
 
 
@@ -102,20 +121,24 @@ def loss_tokens(centred: Sequence[Centred]) -> int:
     )
 
 
-def micro_batches(items: Sequence[Row], micro_tokens: int) -> list[list[Row]]:
-    """Split rows, longest first, into micro-batches of at most `micro_tokens` padded tokens each.
+def micro_batches(items: Sequence[Row], micro_tokens: int, shared: bool = False) -> list[list[Row]]:
+    """Split rows into micro-batches of at most `micro_tokens` tokens each: packed ones (`shared`), else padded ones.
 
     As few as the budget allows; then the budget is lowered as far as that number holds, which balances them. A row
-    longer than the budget is a micro-batch of its own.
+    longer than the budget is a micro-batch of its own. Longest first; with `shared` a group's rows stay together, and
+    a group that is cut has its prompt in both parts.
     """
     if not items:
         return []
-    ordered = sorted(items, key=lambda row: -row.length)
-    best = _cut(ordered, micro_tokens)
+    if shared:
+        ordered, cut = sorted(items, key=lambda row: (-len(row.prompt_tokens), row.group, -row.length)), _cut_packed
+    else:
+        ordered, cut = sorted(items, key=lambda row: -row.length), _cut_padded
+    best = cut(ordered, micro_tokens)
     low, high = 1, micro_tokens
     while low < high:
         middle = (low + high) // 2
-        parts = _cut(ordered, middle)
+        parts = cut(ordered, middle)
         if len(parts) <= len(best):
             best, high = parts, middle
         else:
@@ -123,32 +146,75 @@ def micro_batches(items: Sequence[Row], micro_tokens: int) -> list[list[Row]]:
     return best
 
 
+def pack(items: Sequence[Row]) -> Batch:
+    """Arrays of one micro-batch, rows of a group next to each other: prompt, completion, completion, prompt, ..."""
+    tokens: list[np.ndarray] = []
+    positions, places, chosen = [], [], []
+    prompts, completions, owner = [], [], []
+    at, group, last = 0, None, 0
+    for row in items:
+        length = len(row.prompt_tokens)
+        if row.group != group:
+            group = row.group
+            prompts.append((at, length))
+            tokens.append(row.prompt_tokens)
+            positions.append(np.arange(length))
+            at += length
+            last = at - 1
+        read = len(row.rollout.tokens) - 1
+        completions.append((at, read))
+        owner.append(len(prompts) - 1)
+        tokens.append(row.rollout.tokens[:-1])
+        positions.append(length + np.arange(read))
+        kept = np.flatnonzero(row.rollout.loss_mask)
+        places.append(np.where(kept == 0, last, at + kept - 1))
+        chosen.append(kept)
+        at += read
+    shared = Shared(
+        positions=np.concatenate(positions)[None].astype(np.int64),
+        prompts=np.array(prompts, np.int64),
+        completions=np.array(completions, np.int64),
+        owner=np.array(owner, np.int64),
+    )
+    return _batch(items, np.concatenate(tokens)[None].astype(np.int64), places, chosen, shared)
+
+
 def pad(items: Sequence[Row]) -> Batch:
-    """Arrays of one micro-batch."""
+    """Arrays of one micro-batch, a row for each rollout."""
     width = max(row.length for row in items)
     tokens = np.zeros((len(items), width), np.int64)
-    places, targets, behaviour, lags = [], [], [], []
+    places, chosen = [], []
     for i, row in enumerate(items):
-        rollout = row.rollout
-        tokens[i, : row.length] = np.concatenate([row.prompt_tokens, rollout.tokens[:-1]])
-        chosen = np.flatnonzero(rollout.loss_mask)
-        places.append(i * width + len(row.prompt_tokens) - 1 + chosen)
-        targets.append(rollout.tokens[chosen])
-        behaviour.append(rollout.logprobs[chosen])
-        lags.append(row.lags[chosen])
-    counts = [len(chosen) for chosen in targets]
+        tokens[i, : row.length] = np.concatenate([row.prompt_tokens, row.rollout.tokens[:-1]])
+        kept = np.flatnonzero(row.rollout.loss_mask)
+        places.append(i * width + len(row.prompt_tokens) - 1 + kept)
+        chosen.append(kept)
+    return _batch(items, tokens, places, chosen, None)
+
+
+def _batch(
+    items: Sequence[Row],
+    tokens: np.ndarray,
+    places: Sequence[np.ndarray],
+    chosen: Sequence[np.ndarray],
+    shared: Shared | None,
+) -> Batch:
+    """`chosen`: index of the tokens with loss in each row's completion."""
+    counts = [len(kept) for kept in chosen]
+    rows = list(zip(items, chosen, strict=True))
     return Batch(
         tokens=tokens,
         places=np.concatenate(places).astype(np.int64),
-        targets=np.concatenate(targets).astype(np.int64),
+        targets=np.concatenate([row.rollout.tokens[kept] for row, kept in rows]).astype(np.int64),
         advantages=np.repeat([row.advantage for row in items], counts).astype(np.float32),
-        behaviour=np.concatenate(behaviour).astype(np.float32),
+        behaviour=np.concatenate([row.rollout.logprobs[kept] for row, kept in rows]).astype(np.float32),
         temperatures=np.repeat([row.temperature for row in items], counts).astype(np.float32),
-        lags=np.concatenate(lags).astype(np.int64),
+        lags=np.concatenate([row.lags[kept] for row, kept in rows]).astype(np.int64),
+        shared=shared,
     )
 
 
-def _cut(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
+def _cut_padded(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
     """Fill from the longest row on; the first row of a part sets its width."""
     parts: list[list[Row]] = []
     for row in ordered:
@@ -156,4 +222,20 @@ def _cut(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
             parts[-1].append(row)
         else:
             parts.append([row])
+    return parts
+
+
+def _cut_packed(ordered: Sequence[Row], budget: int) -> list[list[Row]]:
+    """A group's first row in a part also costs its prompt."""
+    parts: list[list[Row]] = []
+    spent = 0
+    for row in ordered:
+        read = len(row.rollout.tokens) - 1
+        cost = read if parts and parts[-1][-1].group == row.group else row.length
+        if parts and spent + cost <= budget:
+            parts[-1].append(row)
+            spent += cost
+        else:
+            parts.append([row])
+            spent = row.length
     return parts

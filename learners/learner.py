@@ -31,13 +31,14 @@ from torch import Tensor
 
 from learners import policy
 from learners.advantages import ADVANTAGES
-from learners.batching import Batch, loss_tokens, micro_batches, pad, rows
+from learners.batching import Batch, loss_tokens, micro_batches, pack, pad, rows
 from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import LOSSES, kl_k3
 from learners.metrics import Tally, batch_metrics
 from learners.publish import Publisher
 from learners.rewards import centre
 from learners.schedule import lr_factor
+from learners.shared_prefix import Layout
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
 from swarm.roles import Usage
@@ -56,6 +57,8 @@ class _Micro:
     behaviour: Tensor
     temperatures: Tensor
     lags: np.ndarray
+    positions: Tensor | None = None
+    layout: Layout | None = None
     old: Tensor | None = None
 
 
@@ -87,8 +90,10 @@ class PolicyLearner:
         if section.kl_coef > 0:
             frozen = copy.deepcopy(self._model).requires_grad_(False).to(self._device)
             self._reference = policy.Policy(frozen, lower)
+        trained = policy.Policy(self._model, lower)
+        self._shares = trained.shares
         self._engine = DeepSpeedEngine(
-            policy.Policy(self._model, lower),
+            trained,
             lr=section.lr,
             betas=section.betas,
             weight_decay=section.weight_decay,
@@ -114,7 +119,8 @@ class PolicyLearner:
             part = [centred[i] for i in numbers]
             needed = rows(part, self.version, keep_flat=section.kl_coef > 0)
             if needed:
-                micros = [self._to_device(batch) for batch in map(pad, micro_batches(needed, section.micro_tokens))]
+                parts = micro_batches(needed, section.micro_tokens, self._shares)
+                micros = [self._to_device(pack(p) if self._shares else pad(p)) for p in parts]
                 updates.append((micros, loss_tokens(part)))
         if section.updates_per_step > 1:
             for micro in (micro for micros, _ in updates for micro in micros):
@@ -157,7 +163,7 @@ class PolicyLearner:
         total = terms.loss.sum()
         if self._reference is not None:
             with torch.no_grad():
-                logits = self._reference(micro.tokens, micro.places)
+                logits = self._reference(micro.tokens, micro.places, micro.positions, micro.layout)
                 reference = policy.token_logprobs(logits, micro.targets, micro.temperatures)
             penalty = kl_k3(new, reference).sum()
             total = total + self._section.kl_coef * penalty
@@ -177,12 +183,18 @@ class PolicyLearner:
 
     def _logprobs(self, micro: _Micro) -> Tensor:
         """float32 [N] under the present weights, of the distribution that samples."""
-        return policy.token_logprobs(self._engine(micro.tokens, micro.places), micro.targets, micro.temperatures)
+        logits = self._engine(micro.tokens, micro.places, micro.positions, micro.layout)
+        return policy.token_logprobs(logits, micro.targets, micro.temperatures)
 
     def _to_device(self, batch: Batch) -> _Micro:
         names = ("tokens", "places", "targets", "advantages", "behaviour", "temperatures")
         tensors = {n: torch.from_numpy(getattr(batch, n)).to(self._device) for n in names}
-        return _Micro(**tensors, lags=batch.lags)
+        micro = _Micro(**tensors, lags=batch.lags)
+        if batch.shared is not None:
+            s = batch.shared
+            micro.positions = torch.from_numpy(s.positions).to(self._device)
+            micro.layout = Layout.of(s.prompts, s.completions, s.owner, self._device)
+        return micro
 
     def publish(self) -> Weights:
         """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""

@@ -14,28 +14,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from learners import shared_prefix
 from swarm.errors import ConfigError
 
 
 class Policy(nn.Module):
     """A causal language model with its autocast, in float32 weights."""
 
+    shares: bool
+    """Whether it takes packed micro-batches, in which a group's prompt is computed once."""
+
     def __init__(self, model: nn.Module, autocast: torch.dtype | None) -> None:
         super().__init__()
         self.model = model
+        self.shares = shared_prefix.install(model)
         self._autocast = autocast
         self._places: Tensor | None = None
         head: nn.Module = model.get_output_embeddings()
         head.register_forward_pre_hook(self._pick)
 
-    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Logits [N, V] of int64 [B, T] right-padded tokens at int64 [N] places in the flattened [B * T]."""
+    def forward(
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        positions: Tensor | None = None,
+        layout: shared_prefix.Layout | None = None,
+    ) -> Tensor:
+        """Logits [N, V] of int64 [B, T] tokens at int64 [N] places in the flattened [B * T].
+
+        Right-padded rows, or one packed row with int64 [1, T] positions and its layout.
+        """
         self._places = places
+        packed = {} if layout is None else {"position_ids": positions, "layout": layout}
         # Autocast lives inside the module: DeepSpeed switches off one that surrounds it, and its own `torch_autocast`
         # also reduces gradients in bfloat16.
         kind = tokens.device.type
         with torch.autocast(kind, self._autocast) if self._autocast else nullcontext():
-            return self.model(input_ids=tokens, use_cache=False).logits[0]
+            return self.model(input_ids=tokens, use_cache=False, **packed).logits[0]
 
     def _pick(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].flatten(0, 1).index_select(0, self._places)[None], *args[1:])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.advantages import mean_only
-from learners.batching import loss_tokens, micro_batches, pad, rows
+from learners.batching import loss_tokens, micro_batches, pack, pad, rows
 from learners.rewards import centre
 from swarm.types import PolicyVersion
 
@@ -69,6 +69,43 @@ def test_the_budget_is_kept_with_as_few_micro_batches_as_it_allows(make_group, s
     assert len(parts) == greedy
     for part in parts:
         assert len(part) == 1 or pad(part).tokens.size <= budget
+
+
+def unpacked(batches):
+    """As `seen`, of packed batches: the context is the prompt and what of the completion stands before."""
+    found = []
+    for batch in batches:
+        s = batch.shared
+        starts = s.completions[:, 0]
+        ends = s.completions.sum(1)
+        n = 0
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            at, length = s.prompts[s.owner[i]]
+            prompt = batch.tokens[0, at : at + length]
+            assert (s.positions[0, at : at + length] == np.arange(length)).all()
+            assert (s.positions[0, start:end] == length + np.arange(end - start)).all()
+            while n < len(batch.places) and (
+                batch.places[n] in range(start, end) or batch.places[n] == at + length - 1
+            ):
+                own = batch.tokens[0, start : batch.places[n] + 1] if batch.places[n] >= start else []
+                found.append(((*prompt, *own), batch.targets[n], batch.advantages[n], batch.behaviour[n]))
+                n += 1
+                if n < len(batch.places) and batch.places[n] <= batch.places[n - 1]:
+                    break  # the next completion begins
+        assert n == len(batch.places)
+    return sorted(found)
+
+
+@given(shape=shapes, budget=st.integers(1, 120))
+def test_packed_batches_hold_the_same_tokens_each_prompt_once(make_group, shape, budget):
+    items = rows(batch_of(make_group, shape), NOW)
+    parts = micro_batches(items, budget, shared=True)
+    assert sorted(id(row) for part in parts for row in part) == sorted(map(id, items))
+    packed = [pack(part) for part in parts]
+    assert unpacked(packed) == seen(map(pad, micro_batches(items, budget)))
+    for part, batch in zip(parts, packed, strict=True):
+        assert len(part) == 1 or batch.tokens.size <= budget
+        assert len(batch.shared.prompts) == len({row.group for row in part})
 
 
 @given(shape=shapes, budget=st.integers(1, 120), order=st.randoms(use_true_random=False))

@@ -37,4 +37,4 @@ test: lint types  ## Lint, types and the tests that fit into a quarter of an hou
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-all: lint types  ## All tests, also the slow campaigns
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --hypothesis-profile thorough $(ARGS)

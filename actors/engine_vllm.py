@@ -55,16 +55,19 @@ class VllmEngine(EngineThread):
         max_batched_tokens: int = 8192,
         kv_cache_gib: float = 1.0,
         prefix_caching: bool = True,
+        block_size: int = 32,
         keep_cache: bool = False,
         eager: bool = True,
         eos_ids: Sequence[int] = (),
     ) -> None:
         """`max_context` is prompt and completion together, in tokens; `max_batched_tokens` bounds the prompt tokens of
-        one step; `eos_ids` default to those of the model folder; `eager` skips compilation and graphs."""
+        one step; prompts share whole blocks of `block_size` tokens (vLLM's own default on CPU is longer than most
+        prompts); `eos_ids` default to those of the model folder; `eager` skips compilation and graphs."""
         self._options: dict[str, Any] = {
             "max_num_batched_tokens": max(max_batched_tokens, max_context + 1, max_num_seqs + 1),
             "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
             "enable_prefix_caching": prefix_caching,
+            "block_size": block_size,
             "enforce_eager": eager,
         }
         super().__init__(

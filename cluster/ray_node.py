@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
@@ -49,10 +49,21 @@ def ray_running(config: RunConfig) -> Iterator[None]:
             _node_ip_address="127.0.0.1",  # nothing of a local Ray listens to the outside
             **quiet,
         )
+        _spare_the_cores()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _spare_the_cores() -> None:
+    """End what polls beside a local Ray and serves nothing here: the autoscaler, and the mirror of worker logs."""
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    for name in ("kill_monitor", "kill_log_monitor"):
+        with suppress(Exception):  # private, so it may be gone in another Ray: then they go on polling
+            getattr(node, name)(check_alive=False)
 
 
 def _demand(config: RunConfig, has: dict[str, float]) -> None:

@@ -38,6 +38,7 @@ async def train(config: RunConfig, model: Path, folder: RunFolder, journal: Jour
     ledger = Ledger(folder.ledger)
     memory = MemorySampler()
     memory.start()
+    stop: _Stop | None = None
     try:
         async with build.crew_for(config, model, journal.event) as crew:
             node = build.make_node(config, crew, journal, ledger, stream)
@@ -60,9 +61,17 @@ async def train(config: RunConfig, model: Path, folder: RunFolder, journal: Jour
             if node.step >= node.steps:
                 await _examine(crew, questions, folder, journal, node.step, "after")
             stop.disarm()
+    except asyncio.CancelledError:
+        if stop is None or not stop.now:
+            raise
     finally:
         journal.event("memory", peak_bytes=memory.stop())
         ledger.close()
+    if stop.now:
+        raise Interrupted(
+            f"stopped at once, in step {node.step + 1} of {node.steps}; "
+            f"`swarm resume {folder.root}` goes on from the newest checkpoint"
+        )
     if node.step < node.steps:
         raise Interrupted(f"stopped after step {node.step} of {node.steps}; go on with `swarm resume {folder.root}`")
 
@@ -132,10 +141,13 @@ class _Stop:
         self._node, self._journal = node, journal
         self._main = asyncio.current_task()
         self._asked = False
+        self.now = False
+        """Whether a second signal has come."""
 
     def __call__(self) -> None:
         if self._asked:
             assert self._main is not None
+            self.now = True
             self._main.cancel("stopped by a second signal")
             return
         self._asked = True

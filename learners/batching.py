@@ -7,9 +7,9 @@ with a reward, including those whose advantage is 0. Those contribute 0 to the s
 pass changes nothing, while dividing by trained tokens only would make the step size grow when groups turn flat.
 Masked rollouts are in neither sum.
 
-`pack` lays each group's prompt once beside its completions (learners.shared_prefix); `pad`, a row per rollout, is for
-models that cannot share. Its padding is on the right: with causal attention a token never sees what follows, so no attention mask is needed and a
-padded row gives the same log-probabilities as the row alone (up to rounding).
+`pack` lays each group's prompt once beside its completions (learners.shared_prefix). `pad`, a row per rollout, is for
+models that cannot share. Its padding is on the right: with causal attention a token never sees what follows, so no
+attention mask is needed and a padded row gives the same log-probabilities as the row alone (up to rounding).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ pytest.importorskip("vllm")
 PROMPT = np.arange(5, 45, dtype=np.int32)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["cleared", "kept"])
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["cleared", "kept"])
 def bench(request: pytest.FixtureRequest, llama: str, tools: Any, tmp_path_factory: Any) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("published")
     bench = tools.open_bench("vllm", llama, folder, keep_cache=request.param, max_num_seqs=48)

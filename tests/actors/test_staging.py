@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -16,20 +16,17 @@ from swarm.errors import ActorError
 from swarm.weights import Tensor
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)))
 def test_float32_is_finite_exactly_where_numpy_says_so(values: np.ndarray) -> None:
     assert staging.is_finite(Tensor("float32", values.shape, memoryview(values).cast("B"))) == np.isfinite(values).all()
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.uint16, st.integers(1, 40)))
 def test_bfloat16_is_finite_exactly_where_the_float32_of_its_bits_is(bits: np.ndarray) -> None:
     wide = (bits.astype(np.uint32) << 16).view(np.float32)
     assert staging.is_finite(Tensor("bfloat16", bits.shape, memoryview(bits).cast("B"))) == np.isfinite(wide).all()
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.float16, st.integers(1, 40), elements=st.floats(width=16)))
 def test_float16_is_finite_exactly_where_numpy_says_so(values: np.ndarray) -> None:
     assert staging.is_finite(Tensor("float16", values.shape, memoryview(values).cast("B"))) == np.isfinite(values).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from run_folders import START, step, usage
 
@@ -88,7 +88,6 @@ def test_mean_lag_is_over_tokens_not_over_steps():
     assert figures.mean_lag([]) is None
 
 
-@settings(deadline=None)  # the machine is shared
 @given(st.lists(st.none() | st.floats(-1, 1), max_size=20), st.integers(1, 8))
 def test_smoothing_stays_within_what_it_smooths(values, width):
     known = [v for v in values if v is not None]

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from swarm.config import LearnersSection
 from swarm.types import Finish, Group, PolicyVersion, Prompt, Rollout, Span, Status, Verdict
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 VOCAB = 300
-settings.register_profile("shared-machine", deadline=None, max_examples=50)
-settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,13 @@ def masters(learner):
         return {name: p.clone() for name, p in parameters.items()}
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+STAGES = pytest.mark.parametrize(
+    "stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
+)
+"""Each stage has its own optimiser in DeepSpeed; 3 has the most that can go wrong."""
+
+
+@STAGES
 def test_all_stages_train_alike_over_several_micro_batches(make_learner, make_group, stage):
     options = {"micro_tokens": 40, "grad_clip": 0.5, "lr": 1e-3, "weight_decay": 0.1}
     plain, sharded = make_learner(**options), make_learner(zero_stage=stage, **options)
@@ -44,7 +50,7 @@ def test_all_stages_train_alike_over_several_micro_batches(make_learner, make_gr
     assert list(published) == list(wanted)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@STAGES
 def test_a_resume_is_exact_at_every_stage(make_learner, make_group, tmp_path, stage):
     whole = make_learner(zero_stage=stage)
     train(whole, make_group, 1, 2)
@@ -56,7 +62,7 @@ def test_a_resume_is_exact_at_every_stage(make_learner, make_group, tmp_path, st
     assert resumed.checksum() == whole.checksum()
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@STAGES
 def test_bad_numbers_leave_the_weights_alone_at_every_stage(make_learner, make_group, monkeypatch, stage):
     def cusp(new, old, behaviour, advantage, cap):
         return Terms((new - new.detach()).abs().sqrt(), old, advantage > 0)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rewarders.extract import EXTRACTORS, check_extract, extract
@@ -36,14 +36,12 @@ def test_the_last_answer_is_taken(how, text, wanted) -> None:
     assert extract(text, how) == wanted
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.text(), st.sampled_from(sorted(EXTRACTORS)))
 def test_any_text_gives_text_or_nothing(text, how) -> None:
     found = extract(text, how)
     assert found is None or (isinstance(found, str) and found.strip())
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.text(alphabet=st.characters(exclude_characters="0123456789")), st.integers())
 def test_a_number_that_ends_a_sentence_is_found(words, value) -> None:
     assert extract(f"{words} = {value}", "number") == str(value)

@@ -85,7 +85,6 @@ async def drive(  # noqa: C901 - three small tasks that share their variables
 shapes = st.tuples(st.integers(0, 4), st.integers(1, 9))
 
 
-@settings(max_examples=30, deadline=None)
 @given(shape=shapes, seed=st.integers(0, 10**6), failures=st.sampled_from([0.0, 0.2, 0.6]))
 def test_no_group_is_trained_on_beyond_max_lag_and_none_is_lost_or_taken_twice(
     shape: tuple[int, int], seed: int, failures: float
@@ -101,7 +100,6 @@ def test_no_group_is_trained_on_beyond_max_lag_and_none_is_lost_or_taken_twice(
     assert Counter(taken + trace.left) == Counter(trace.admitted)
 
 
-@settings(max_examples=30, deadline=None)
 @given(size=st.integers(1, 12), width=st.integers(1, 6), extra=st.integers(0, 12), seed=st.integers(0, 10**6))
 def test_the_formula_of_the_docstring_bounds_lag_for_any_capacity_and_window(
     size: int, width: int, extra: int, seed: int
@@ -185,7 +183,6 @@ def test_close_lets_the_learner_go_and_loses_nothing_that_is_put_later() -> None
     asyncio.run(scenario())
 
 
-@settings(max_examples=30, deadline=None)
 @given(num=st.integers(2, 6), cancel_after=st.integers(0, 8))
 def test_take_is_atomic_so_giving_up_waiting_loses_none(num: int, cancel_after: int) -> None:
     async def scenario() -> None:

@@ -83,7 +83,6 @@ def plain(value: object) -> object:
     return [plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-@settings(max_examples=80, deadline=None)
 @given(groups())
 def test_a_group_is_the_same_after_a_record_batch(group: Group) -> None:
     assert plain(schema.from_batch(schema.to_batch(group))) == plain(group)

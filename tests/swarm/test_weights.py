@@ -25,7 +25,7 @@ def entries(found: dict[str, weights.Tensor]) -> list[tuple[str, str, tuple[int,
     return [(name, t.dtype, t.shape, t.data) for name, t in found.items()]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SETS)
 def test_a_set_comes_back_bit_for_bit_in_its_order_and_with_its_digest(tmp_path: Path, layout: dict) -> None:
     tensors = filled(layout)

@@ -207,18 +207,23 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]
 
 
+def _group_tokens(config: RunConfig) -> int:
+    """Tokens of a group's forward pass: the prompt once, and each completion without its last token."""
+    a = config.actors
+    return min(a.max_prompt_tokens, PROMPT_TOKENS) + a.group_size * (a.max_new_tokens - 1)
+
+
 def _micro_tokens(config: RunConfig) -> int:
-    """Padded tokens of the largest forward pass: the budget, or the whole batch where that is smaller."""
+    """Tokens of the largest forward pass: the budget, or the whole batch where that is smaller; at least one row."""
     a, s = config.actors, config.learners
     row = min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens
-    return max(row, min(s.micro_tokens, row * a.group_size * math.ceil(s.groups_per_step / s.updates_per_step)))
+    return max(row, min(s.micro_tokens, _group_tokens(config) * math.ceil(s.groups_per_step / s.updates_per_step)))
 
 
 def _loss_tokens(config: RunConfig) -> int:
     """Tokens of that pass that have logits: the completions."""
     a = config.actors
-    row = min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens
-    return _micro_tokens(config) * a.max_new_tokens // row
+    return _micro_tokens(config) * a.group_size * a.max_new_tokens // _group_tokens(config)
 
 
 def _activation_bytes(config: RunConfig, shape: Shape) -> float:

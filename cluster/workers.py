@@ -1,7 +1,8 @@
 """What runs in each process: the roles behind record batches. Both placements use these classes.
 
 A worker takes and gives `(record batch, facts)`, so that references can move without anybody copying tokens. Nothing
-here knows of Ray. Arguments are plain values, since they cross processes.
+here knows of Ray. Arguments are plain values, since they cross processes. Only the learner's process imports the
+learner: torch takes seconds and a quarter of a GiB, which the driver and the reward workers can do without.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
-from learners.learner import PolicyLearner
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.roles import SyncReport, Usage
 from swarm.types import Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
+
+if TYPE_CHECKING:
+    from learners.learner import PolicyLearner
 
 Parcel = tuple[pa.RecordBatch, GroupFacts]
 
@@ -145,6 +149,8 @@ class LearnerWorker:
         self._learner = self._make(0)
 
     def _make(self, lineage: int) -> PolicyLearner:
+        from learners.learner import PolicyLearner
+
         config, s = self._config, self._config.learners
         return PolicyLearner(
             self._model,

@@ -183,6 +183,20 @@ def test_a_stop_checkpoints_and_a_resume_ends_the_run_with_nothing_lost(model: P
 
 
 @pytest.mark.slow
+def test_a_second_signal_stops_at_once_and_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    run = Command("run", write_recipe(tmp_path, model, steps=1000), "--out", folder.root)
+    run.until(lambda: steps(folder) >= 1)
+    run.process.send_signal(signal.SIGINT)
+    run.until(lambda: events(folder, "stopping"))
+    run.process.send_signal(signal.SIGINT)
+    code, text = run.end()
+    assert code == 130, text
+    assert "swarm resume" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out")
     run = Command("run", write_recipe(tmp_path, model, steps=30), "--out", folder.root)

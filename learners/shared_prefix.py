@@ -118,7 +118,7 @@ def attend(
         from transformers import AttentionInterface
 
         plain = AttentionInterface()["sdpa"]
-        return plain(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options)  # type: ignore[no-any-return]
+        return plain(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options)
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if odd:
         raise NotImplementedError(f"shared prompts with {odd[0]}")
@@ -159,7 +159,7 @@ def install(model: nn.Module) -> bool:
         return False
     before = settings._attn_implementation
     AttentionInterface.register(NAME, attend)
-    change: Any = model.set_attn_implementation  # type: ignore[assignment]
+    change: Any = model.set_attn_implementation
     try:
         change(NAME)
         same = _same(model)
@@ -172,7 +172,7 @@ def install(model: nn.Module) -> bool:
 
 def _same(model: nn.Module) -> bool:
     """Whether two completions of one prompt, packed, have the logits that they have alone."""
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    embedding: Any = model.get_input_embeddings()
     ids = np.random.default_rng(0).integers(0, embedding.num_embeddings, 11)
     prompt, first, second = ids[:5], ids[5:9], ids[9:]
     layout = Layout.of(np.array([[0, 5]]), np.array([[5, 4], [9, 2]]), np.array([0, 0]))
@@ -180,7 +180,7 @@ def _same(model: nn.Module) -> bool:
 
     def logits(tokens: np.ndarray, **how: Any) -> Tensor:
         out = model(input_ids=torch.from_numpy(tokens)[None].to(embedding.weight.device), use_cache=False, **how)
-        return out.logits[0]  # type: ignore[no-any-return]
+        return out.logits[0]
 
     with torch.no_grad():
         packed = logits(ids, position_ids=torch.from_numpy(positions)[None], layout=layout)

@@ -67,7 +67,7 @@ class Command:
     def end(self) -> tuple[int, str]:
         """Exit code and output; nothing that it started may be left."""
         text = self.output()
-        _, alive = psutil.wait_procs(list(self.family.values()), timeout=60)
+        _, alive = psutil.wait_procs(list(self.family.values()), timeout=PATIENCE_S)
         assert not alive, f"left behind: {alive}"
         return self.process.returncode, text
 

@@ -9,7 +9,8 @@ checked mapping (see `actors.staging`) to the model's own loader, layer by layer
 - `load_weights` may leave layers out without an error. The received names must be the model's, and the returned ones
   must cover every parameter; otherwise the update fails, is finalised (a half-open update can't be repeated) and the
   last good set is pushed.
-- A tied head keeps multiplying with its packed copy of the old weights on CPU: it is packed again after each load.
+- A tied head keeps multiplying with its packed copy of the old weights on CPU: it is given the embedding's, which is
+  packed anew at each load.
 - With `keep_cache` requests go on over keys and values of older weights; new requests never share those (their prefix
   cache is salted with the version). Without it the requests under way are computed again from their first token.
 """
@@ -237,6 +238,7 @@ def _transfer_engine() -> type:
 
         def init_transfer_engine(self, init_info: Complete) -> None:
             self.names = set(init_info.names)
+            _pack_shared(self.model)
 
         def start_weight_update(self) -> None:
             # Packed parameters hide behind placeholders of the same names, so this is the list of a complete load.
@@ -269,17 +271,19 @@ def _transfer_engine() -> type:
 
 
 def _pack_shared(model: Any) -> None:
-    """Process again what shares its weight with an earlier layer: a tied head.
+    """Let what shares its weight with an earlier layer (a tied head) multiply with that layer's packed copy.
 
-    On CPU the head multiplies with a packed copy of its own. The reload renews the shared parameter and the embedding's
-    packed copy, which is never multiplied with, and leaves the head's as it was: log-probabilities of the old head.
+    On CPU each of them packs a copy of its own, of which the embedding's is never used. The reload renews the shared
+    parameter and the embedding's copy and leaves the head's as it was: log-probabilities of the old head.
     """
-    owned: set[int] = set()
+    owners: dict[int, Any] = {}
     for layer in model.modules():
         weight = layer._parameters.get("weight")
-        if weight is not None and id(weight) in owned:
-            layer.quant_method.process_weights_after_loading(layer)
-        owned.add(id(weight))
+        if weight is None:
+            continue
+        owner = owners.setdefault(id(weight), layer)
+        if owner is not layer and hasattr(owner, "cpu_linear"):
+            layer.cpu_linear = owner.cpu_linear
 
 
 def _as_torch(tensor: Tensor) -> Any:

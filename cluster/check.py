@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.precision import settled
 from cluster.registries import problems_of, specs_of
 from rewarders.function import check_function
 from swarm import config as recipes
@@ -13,12 +14,15 @@ from swarm.errors import ConfigError
 
 
 def check(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe and check every name, option and reference in it. Raises ConfigError with all problems."""
+    """Read a recipe, check every name, option and reference in it, and settle what it leaves to the machine.
+
+    Raises ConfigError with all problems.
+    """
     config = recipes.load(recipe, overrides)
     problems = [f"{recipe}: {problem}" for problem in problems_in(config)]
     if problems:
         raise ConfigError(problems)
-    return config
+    return settled(config)
 
 
 def problems_in(config: RunConfig) -> list[str]:

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, estimate, local_folder, shape_of, total_gib
+from cluster.precision import native_bfloat16
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 
@@ -61,6 +62,8 @@ class Machine:
     shm_free_gib: float | None
     """None where there is no /dev/shm."""
     gpus: int
+    bfloat16: bool = True
+    """Whether the processor multiplies it natively."""
 
     @classmethod
     def here(cls) -> Machine:
@@ -73,6 +76,7 @@ class Machine:
             free_gib=min(limit, memory.available) / GIB,
             shm_free_gib=shutil.disk_usage(SHM).free / GIB if SHM.is_dir() else None,
             gpus=_count_gpus(),
+            bfloat16=native_bfloat16(),
         )
 
 
@@ -127,6 +131,7 @@ def missing(config: RunConfig, model_folder: Path | None = None, machine: Machin
         *_packages(config),
         *_cores(config, machine),
         *_gpus(config, machine),
+        *_precision(config, machine),
         *_memory(config, model_folder, machine),
         *_disk(config, model_folder),
         *_address(config),
@@ -194,6 +199,14 @@ def _gpus(config: RunConfig, machine: Machine) -> list[Problem]:
         return []
     text = f"actors.gpus = {a.gpus:g} x {a.num}, learners.gpus = {s.gpus:g}: {wanted:g} GPUs asked, {machine.gpus} here"
     return [Problem("error", f"{text}; set them to 0 to run on CPU")]
+
+
+def _precision(config: RunConfig, machine: Machine) -> list[Problem]:
+    on_cpu = not (config.actors.gpus and config.learners.gpus)
+    if config.model.dtype != "bfloat16" or config.cluster.address or not on_cpu or machine.bfloat16:
+        return []
+    text = 'model.dtype = "bfloat16": this processor has no instructions for it and takes about 50 times as long'
+    return [Problem("warning", f'{text}; set it to "auto" or "float32"')]
 
 
 def _memory(config: RunConfig, folder: Path | None, machine: Machine) -> list[Problem]:

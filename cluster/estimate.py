@@ -41,8 +41,8 @@ KILLABLE = {"math_verify", "reasoning_gym", "function"}
 GPU_HOST_GIB = 1.0
 """Memory of the host that a process with a CUDA context takes in addition."""
 
-PUBLISHED_SETS = 3
-"""Sets of weights in /dev/shm: the two newest stay, and a third lies there while it is being written."""
+PUBLISHED_SETS = 2
+"""Sets of weights in /dev/shm: the newest and the one before it."""
 PROMPT_TOKENS = 64
 """Tokens of a prompt that the estimate assumes where the recipe allows more: the limit is rarely what is used."""
 SAVED_HIDDEN, SAVED_MIDDLE = 10, 4
@@ -191,7 +191,7 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
         "float32 weights": master,
         "gradients": 4 * n,
         "Adam moments": 8 * n,
-        "copy to publish": _width(config) * n,
+        "copy to publish": 2 * n if lower else 0,
         "autocast copies": 2 * n if lower else 0,
         "reference": (6 if lower else 4) * n if s.kl_coef else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
@@ -200,9 +200,8 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     host = LEARNER_GIB
     words = ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
     if s.gpus:
-        rows = [
-            Row("learner", host + GPU_HOST_GIB + parts.pop("copy to publish") / GIB, "DeepSpeed, CUDA, copy to publish")
-        ]
+        parts.pop("copy to publish")
+        rows = [Row("learner", host + GPU_HOST_GIB + _width(config) * n / GIB, "DeepSpeed, CUDA, copy to publish")]
         return [*rows, Row("learner", sum(parts.values()) / GIB, words, "GPU")]
     return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]
 

@@ -28,7 +28,7 @@ FORMS = (("{}", 0.2), ("It is {}", 0.4), ("= {}", 0.25), ("{}!", 0.15))
 WRONG = 0.25
 """How often the number is one off."""
 
-STEPS, BATCH, LR = 300, 128, 2e-3
+STEPS, BATCH, LR = 300, 32, 2e-3
 
 MADE_FROM: dict[str, Any] = {
     "seed": 0,

@@ -24,6 +24,9 @@ from swarm.shares import Shares
 USAGE_EVERY_S = 2.0
 """How often workers are asked how busy they are."""
 
+EXAM_LINES = 4
+"""Into how many parts the progress of a long evaluation is told."""
+
 
 class Interrupted(SwarmError):
     """The run was stopped by a signal; what it had is in its checkpoint."""
@@ -81,7 +84,14 @@ async def _examine(
 ) -> None:
     """Ask the held-out questions greedily and keep the answers."""
     journal.event("phase", text=f"asking {len(prompts)} held-out questions")
-    outcomes = await evaluation.evaluate(crew, prompts)
+    part = max(1, len(prompts) // EXAM_LINES)
+
+    def told(so_far: list[evaluation.Outcome]) -> None:
+        if len(so_far) % part == 0 and len(so_far) < len(prompts):
+            share = evaluation.accuracy(so_far)
+            journal.event("phase", text=f"{len(so_far)} of {len(prompts)} answered, {share:.3f} of them right")
+
+    outcomes = await evaluation.evaluate(crew, prompts, told=told)
     correct = sum(o.num_correct for o in outcomes)
     low, high = proportion(correct, len(outcomes))
     answers = []

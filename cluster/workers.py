@@ -33,6 +33,10 @@ Parcel = tuple[pa.RecordBatch, GroupFacts]
 LEARNER = "learner"
 """Name of the node's learner in policy versions and usage."""
 
+LEARNER_NICE = 5
+"""On a CPU the learner's long passes give way to what is short and waited for: tokens, verdicts, and above all the
+reload of weights, during which nothing is generated."""
+
 
 def reward_weights(config: RunConfig) -> dict[str, float]:
     """Weight of each rewarder by its label."""
@@ -146,6 +150,8 @@ class LearnerWorker:
 
     def __init__(self, config: RunConfig, model: str) -> None:
         self._config, self._model = config, model
+        if config.cluster.placement == "ray" and not config.learners.gpus:
+            os.nice(LEARNER_NICE)
         self._learner = self._make(0)
 
     def _make(self, lineage: int) -> PolicyLearner:

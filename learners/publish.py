@@ -1,8 +1,7 @@
-"""Publishing weights: float32 masters -> a copy in the engines' dtype -> one file on a RAM-backed file system.
+"""Publishing weights: float32 masters -> the engines' dtype -> one file on a RAM-backed file system.
 
-The copy is a model of its own on the CPU, made once and overwritten at each publication. It is exactly what the file
-holds, so the canary's log-probabilities come from it: an engine that loaded the file right must agree with them up to
-its own kernels.
+The canary's log-probabilities come from a model whose weights are the file itself, mapped: an engine that loaded the
+file right must agree with them up to its own kernels. Beside the file this takes no memory.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from learners.policy import token_logprobs
 from swarm import weights
@@ -32,15 +32,12 @@ class Publisher:
     """Writes sets of weights; the two newest stay, all go at `close`."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, seed: int, folder: Path | None = None) -> None:
-        """`model` is copied as it is now (before ZeRO partitions it). Without `folder` one is made in shared memory."""
-        self._copy = copy.deepcopy(model).requires_grad_(False)
-        for parameter in self._copy.parameters():
-            parameter.data = parameter.data.to("cpu", dtype)  # buffers keep float32: rotary frequencies need it
+        """`model` is copied, without its parameters. Without `folder` one is made in shared memory."""
+        self._mirror = _without_parameters(model)
         # Tied parameters appear once here, under the name that the model lists first.
-        self._named = dict(self._copy.named_parameters())
-        vocab = int(model.get_input_embeddings().weight.shape[0])
-        self._canary = torch.from_numpy(np.random.default_rng(seed).integers(0, vocab, _CANARY_TOKENS))
-        self._dtype = str(dtype).removeprefix("torch.")
+        self._named = dict(self._mirror.named_parameters())
+        self._canary = _sampled(model, seed)
+        self._dtype = dtype
         self._lock: int | None = None
         if folder is None:
             folder, self._lock = _make_folder()
@@ -49,19 +46,24 @@ class Publisher:
 
     def publish(self, parameters: Mapping[str, Tensor], version: PolicyVersion) -> Weights:
         """Write `parameters` (names of the model, any float dtype and device) as the weights of `version`."""
-        torch._foreach_copy_(list(self._named.values()), [parameters[name] for name in self._named])
         path = self._folder / f"{version.lineage}-{version.step}.safetensors"
-        tensors = {n: (self._dtype, tuple(p.shape), _bytes_of(p)) for n, p in self._named.items()}
-        digest, size = weights.write(path, tensors)
-        self._written = [p for p in self._written if p != path] + [path]
-        for old in self._written[:-_KEEP]:
+        name_of_dtype = str(self._dtype).removeprefix("torch.")
+        tensors = {
+            n: (name_of_dtype, tuple(parameters[n].shape), _bytes_of(parameters[n], self._dtype)) for n in self._named
+        }
+        before = [p for p in self._written if p != path]
+        for old in before[: 1 - _KEEP]:  # first, so that there is never room needed for one more
             old.unlink(missing_ok=True)
-        self._written = self._written[-_KEEP:]
+        digest, size = weights.write(path, tensors)
+        self._written = [*before[1 - _KEEP :], path]
+        for name, tensor in weights.open_mapped(path).items():
+            if tensor.data.nbytes:
+                self._named[name].data = torch.frombuffer(tensor.data, dtype=self._dtype).view(tensor.shape)
         return Weights(version, str(path), digest, size, tuple(self._canary.tolist()), self._canary_logprobs())
 
     def _canary_logprobs(self) -> tuple[float, ...]:
         with torch.no_grad():
-            logits = self._copy(input_ids=self._canary[None, :-1], use_cache=False).logits[0]
+            logits = self._mirror(input_ids=self._canary[None, :-1], use_cache=False).logits[0]
             ones = torch.ones(_CANARY_TOKENS - 1)
             return tuple(token_logprobs(logits, self._canary[1:], ones).tolist())
 
@@ -75,9 +77,27 @@ class Publisher:
             self._lock = None
 
 
-def _bytes_of(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory as uint8, without a copy; numpy has no bfloat16."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+def _sampled(model: nn.Module, seed: int) -> Tensor:
+    """int64 [_CANARY_TOKENS] that the model itself would write. Tokens drawn at random are so unlikely that bfloat16
+    tells their log-probabilities apart only coarsely."""
+    vocab = int(model.get_input_embeddings().weight.shape[0])
+    first = int(np.random.default_rng(seed).integers(0, vocab))
+    new = _CANARY_TOKENS - 1
+    plain = GenerationConfig(do_sample=True, top_k=0, min_new_tokens=new, max_new_tokens=new)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.generate(torch.tensor([[first]]), generation_config=plain)[0].cpu()
+
+
+def _without_parameters(model: nn.Module) -> nn.Module:
+    """A copy on the CPU with an empty parameter in the place of each, tied ones still tied."""
+    empty = {id(p): nn.Parameter(torch.empty(0), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, dict(empty)).to("cpu")  # buffers keep float32: rotary frequencies need it
+
+
+def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """The values in `dtype` as uint8 in memory, copied only where they must be; numpy has no bfloat16."""
+    return tensor.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def _make_folder() -> tuple[Path, int]:

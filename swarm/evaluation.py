@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from swarm.errors import StageFailure
+from swarm.errors import PromptRefused, StageFailure
 from swarm.roles import Crew
 from swarm.types import Handle, Prompt
 
 CORRECT = 1.0
 """An answer is correct when its reward is at least this; rewarders give 1 for a right answer by convention."""
+
+TRIES = 3
+"""Times that a question is asked until there is an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,27 @@ class Outcome:
     """Why there is no answer; such a question counts as not correct and is reported."""
 
 
-async def evaluate(crew: Crew, prompts: Sequence[Prompt], num: int = 1, greedy: bool = True) -> list[Outcome]:
-    """Ask every prompt at once, `num` answers each (greedy ones are all equal, so 1 is enough)."""
-    return list(await asyncio.gather(*(_ask(crew, prompt, num, greedy) for prompt in prompts)))
+async def evaluate(
+    crew: Crew,
+    prompts: Sequence[Prompt],
+    num: int = 1,
+    greedy: bool = True,
+    told: Callable[[list[Outcome]], None] | None = None,
+) -> list[Outcome]:
+    """Ask every prompt at once, `num` answers each (greedy ones are all equal, so 1 is enough).
+
+    `told` gets the outcomes so far, in the order in which they came, after each one.
+    """
+    so_far: list[Outcome] = []
+
+    async def ask(prompt: Prompt) -> Outcome:
+        outcome = await _ask(crew, prompt, num, greedy)
+        so_far.append(outcome)
+        if told:
+            told(so_far)
+        return outcome
+
+    return list(await asyncio.gather(*(ask(prompt) for prompt in prompts)))
 
 
 def accuracy(outcomes: Sequence[Outcome]) -> float:
@@ -38,9 +59,16 @@ def accuracy(outcomes: Sequence[Outcome]) -> float:
 
 
 async def _ask(crew: Crew, prompt: Prompt, num: int, greedy: bool) -> Outcome:
-    try:
-        handle = await crew.score(await crew.generate(prompt, ticket=-1, attempt=0, greedy=greedy, num=num))
-    except StageFailure as failure:
-        return Outcome(prompt, num, 0, (None,) * num, None, str(failure))
-    rewards = handle.facts.rewards
-    return Outcome(prompt, num, sum(r is not None and r >= CORRECT for r in rewards), rewards, handle)
+    """A worker that dies takes its questions with it: they are asked again, like those of training."""
+    failure: StageFailure | None = None
+    for attempt in range(TRIES):
+        try:
+            handle = await crew.score(await crew.generate(prompt, ticket=-1, attempt=attempt, greedy=greedy, num=num))
+        except StageFailure as error:
+            failure = error
+            if isinstance(error, PromptRefused):
+                break
+        else:
+            rewards = handle.facts.rewards
+            return Outcome(prompt, num, sum(r is not None and r >= CORRECT for r in rewards), rewards, handle)
+    return Outcome(prompt, num, 0, (None,) * num, None, str(failure))

@@ -24,8 +24,11 @@ from swarm.types import Handle
 
 
 def window(max_lag: int, groups_per_step: int) -> int:
-    """How many tickets may be looked at for the next group: a third of a batch, and strict order when synchronous."""
-    return 1 if max_lag == 0 else max(1, groups_per_step // 3)
+    """How many tickets may be looked at for the next group: a third of a batch, and strict order up to a lag of 1.
+
+    Passing costs capacity (see `capacity`), and two whole batches are needed for generation and training to overlap:
+    one in training, one in the making. A lag of 1 allows just these two."""
+    return 1 if max_lag <= 1 else max(1, groups_per_step // 3)
 
 
 def capacity(max_lag: int, groups_per_step: int) -> int:

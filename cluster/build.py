@@ -33,11 +33,12 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
     weights = reward_weights(config)
     with ExitStack() as stack:
         if config.cluster.placement == "ray":
-            from cluster.ray_crew import RayCrew
             from cluster.ray_node import ray_running
 
             notice("phase", text="starting Ray")
             stack.enter_context(ray_running(config))
+            from cluster.ray_crew import RayCrew  # imports Ray, which has to be set up before
+
             notice("phase", text="starting actors, reward workers and the learner")
             crew: Crew = await RayCrew.start(config, str(model), weights, notice, with_learner)
         else:

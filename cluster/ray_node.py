@@ -29,6 +29,10 @@ def ray_running(config: RunConfig) -> Iterator[None]:
         "RAY_worker_niceness", "0"
     )  # Ray's 15 would let anything else on the machine starve the roles
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not config.cluster.address:
+        # Ray replaces 127.0.0.1 by the address of the host, and then listens on all interfaces, unless it takes the
+        # machine for one that it supports no clusters on. It reads this when it is imported, in each process.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
@@ -46,7 +50,7 @@ def ray_running(config: RunConfig) -> Iterator[None]:
             num_cpus=max(os.cpu_count() or 1, cpus_asked(config)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",  # nothing of a local Ray listens to the outside
+            _node_ip_address="127.0.0.1",
             **quiet,
         )
         _spare_the_cores()

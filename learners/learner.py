@@ -210,11 +210,15 @@ class PolicyLearner:
             return digest((n, "float32", p.shape, p.cpu().contiguous().numpy()) for n, p in parameters.items())
 
     def save(self, folder: Path) -> None:
-        """Weights, moments, random states and the version, into an existing empty folder."""
+        """Weights, moments, random states and the version, into an existing empty folder. Raises OSError where the
+        folder cannot take them."""
         began = time.monotonic()
-        self._engine.save(folder)
         state = {"rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all()}
-        torch.save(state, folder / "rng.pt")
+        try:
+            self._engine.save(folder)
+            torch.save(state, folder / "rng.pt")
+        except RuntimeError as error:  # torch's name for a write that the disk refused
+            raise OSError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
         version = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
         (folder / "learner.json").write_text(json.dumps(version | {"checksum": self.checksum()}))
         self._busy += time.monotonic() - began

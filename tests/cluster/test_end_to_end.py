@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from tests.cluster.small import make_model, write_recipe
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 900
 """Until a test gives up on a machine that does nothing; nothing is asserted about time."""
+RAYS_PORTS = (6379, 8265, 10001)
+"""Where Ray's servers are by habit; a run of ours needs none of them."""
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 
@@ -61,6 +65,14 @@ class Command:
             time.sleep(0.2)
         return found
 
+    def listening(self) -> set[str]:
+        """Addresses at which any process of the command takes TCP connections."""
+        found = set()
+        for process in self.family.values():
+            with suppress(psutil.Error):
+                found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        return found
+
     def output(self) -> str:
         return self.process.communicate(timeout=PATIENCE_S)[0]
 
@@ -93,7 +105,14 @@ def killed_run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFold
     """A run in which an actor and a reward worker are killed."""
     place = tmp_path_factory.mktemp("killed")
     folder = RunFolder(place / "out")
+    taken = [socket.socket() for _ in RAYS_PORTS]
+    for port, its in zip(RAYS_PORTS, taken, strict=True):
+        with suppress(OSError):  # somebody else has it: just as good
+            its.bind(("127.0.0.1", port))
+            its.listen()
     run = Command("run", write_recipe(place, model, steps=8), "--out", folder.root)
+    run.until(lambda: steps(folder) >= 1)
+    (place / "listening").write_text("\n".join(sorted(run.listening())))
     for worker, after in (("actor-0", 2), ("rewarder-0", 4)):
         run.until(lambda after=after: steps(folder) >= after)
         pid = [e["pid"] for e in events(folder, "ready") if e["worker"] == worker][-1]
@@ -101,7 +120,15 @@ def killed_run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFold
         run.until(lambda worker=worker: any(e["worker"] == worker for e in events(folder, "died")))
     code, text = run.end()
     assert code == 0, text
+    for its in taken:
+        its.close()
     return folder
+
+
+def test_nothing_of_a_local_ray_listens_to_the_outside(killed_run: RunFolder) -> None:
+    found = (killed_run.root.parent / "listening").read_text().split()
+    assert found, "Ray has servers"
+    assert set(found) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_killed_workers_are_replaced_and_every_prompt_is_trained_on_once(killed_run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,3 +332,20 @@ def test_untouched_heads_see_only_the_chosen_positions(model_folder):
     model.lm_head.register_forward_hook(lambda head, args, out: rows.append(args[0].shape))
     module(torch.zeros(3, 5, dtype=torch.long), torch.tensor([2, 7]))
     assert rows == [(1, 2, 64)]
+
+
+def test_a_disk_that_takes_no_more_is_an_os_error_and_the_learner_goes_on(make_learner, make_group, tmp_path):
+    learner = make_learner()
+    learner.step(1, [make_group(MIXED, 1)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "full").mkdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # a real write fails, after its first bytes
+    try:
+        with pytest.raises(OSError, match=r"full: cannot be written|File too large"):
+            learner.save(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    learner.step(2, [make_group(MIXED, 2, step=1)])
+    (tmp_path / "good").mkdir()
+    learner.save(tmp_path / "good")
+    learner.restore(tmp_path / "good", 0)

@@ -33,7 +33,7 @@ Parcel = tuple[pa.RecordBatch, GroupFacts]
 LEARNER = "learner"
 """Name of the node's learner in policy versions and usage."""
 
-LEARNER_NICE = 5
+LEARNER_NICE = 10
 """On a CPU the learner's long passes give way to what is short and waited for: tokens, verdicts, and above all the
 reload of weights, during which nothing is generated."""
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, estimate, local_folder, shape_of, total_gib
+from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, context_of, estimate, local_folder, shape_of, total_gib
 from cluster.precision import native_bfloat16
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
@@ -132,6 +132,7 @@ def missing(config: RunConfig, model_folder: Path | None = None, machine: Machin
         *_cores(config, machine),
         *_gpus(config, machine),
         *_precision(config, machine),
+        *_context(config, model_folder),
         *_memory(config, model_folder, machine),
         *_disk(config, model_folder),
         *_address(config),
@@ -206,7 +207,19 @@ def _precision(config: RunConfig, machine: Machine) -> list[Problem]:
     if config.model.dtype != "bfloat16" or config.cluster.address or not on_cpu or machine.bfloat16:
         return []
     text = 'model.dtype = "bfloat16": this processor has no instructions for it and takes about 50 times as long'
-    return [Problem("warning", f'{text}; set it to "auto" or "float32"')]
+    return [Problem("warning", f'{text}; set it to "float32"')]
+
+
+def _context(config: RunConfig, folder: Path | None) -> list[Problem]:
+    a, longest = config.actors, context_of(folder) if folder else None
+    wanted = a.max_prompt_tokens + a.max_new_tokens
+    if longest is None or wanted <= longest:
+        return []
+    text = (
+        f"actors.max_prompt_tokens = {a.max_prompt_tokens} and actors.max_new_tokens = {a.max_new_tokens} make "
+        f"{wanted} tokens, the model's context is {longest}; lower one of them"
+    )
+    return [Problem("error", text)]
 
 
 def _memory(config: RunConfig, folder: Path | None, machine: Machine) -> list[Problem]:

@@ -146,6 +146,17 @@ def shape_of(folder: Path) -> Shape:
         raise ValueError(f"{folder}: cannot tell the model's size: {type(error).__name__}: {error}") from None
 
 
+def context_of(folder: Path) -> int | None:
+    """Tokens that a model folder's positions reach; None where it does not say."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        config = config.get("text_config", config)
+        longest = config.get("max_position_embeddings") or config.get("n_positions")
+        return int(longest) if longest else None
+    except (OSError, TypeError, AttributeError, ValueError):
+        return None  # said where the folder is checked
+
+
 def parameters_in(path: Path) -> int:
     """Elements of all tensors of a safetensors file, from its header. Raises ValueError where there is none."""
     with open(path, "rb") as file:

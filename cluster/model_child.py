@@ -16,7 +16,8 @@ LAST_LINES = 5
 
 def apart(module: str, *args: object, say: Callable[[str], None]) -> None:
     """Run `python -m MODULE ARGS` and pass on its lines. Raises ConfigError with its last messages where it fails."""
-    command = [sys.executable, "-m", module, *map(str, args)]
+    # -P: a `cluster` or `json.py` in the user's folder is not meant
+    command = [sys.executable, "-P", "-m", module, *map(str, args)]
     with TemporaryFile("w+", errors="replace") as messages:
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, text=True

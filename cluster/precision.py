@@ -26,10 +26,10 @@ def native_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def settled(config: RunConfig, cpuinfo: Path = CPUINFO) -> RunConfig:
-    """The recipe with its dtype decided, once for all processes: this machine's processor speaks for those of a
-    cluster without GPUs. With a GPU on either side it is bfloat16."""
+    """The recipe with its dtype decided, once for all processes: bfloat16 where both sides compute it natively. This
+    machine's processor speaks for those of a cluster."""
     if config.model.dtype != "auto":
         return config
-    gpus = config.actors.gpus or config.learners.gpus
-    dtype = "bfloat16" if gpus or native_bfloat16(cpuinfo) else "float32"
+    on_gpus = config.actors.gpus > 0 and config.learners.gpus > 0
+    dtype = "bfloat16" if on_gpus or native_bfloat16(cpuinfo) else "float32"
     return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})

@@ -30,6 +30,7 @@ def ray_running(config: RunConfig) -> Iterator[None]:
     )  # Ray's 15 would let anything else on the machine starve the roles
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not config.cluster.address:
+        os.environ.pop("RAY_ADDRESS", None)  # it would be stronger than what is asked for below
         # Ray replaces 127.0.0.1 by the address of the host, and then listens on all interfaces, unless it takes the
         # machine for one that it supports no clusters on. It reads this when it is imported, in each process.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -47,6 +48,7 @@ def ray_running(config: RunConfig) -> Iterator[None]:
         _demand(config, ray.cluster_resources())
     else:
         ray.init(
+            address="local",  # else a Ray that somebody else has started here would be taken
             num_cpus=max(os.cpu_count() or 1, cpus_asked(config)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,

@@ -70,6 +70,11 @@ async def train(config: RunConfig, model: Path, folder: RunFolder, journal: Jour
     finally:
         journal.event("memory", peak_bytes=memory.stop())
         ledger.close()
+    if not node.saved:
+        raise SwarmError(
+            f"{folder.checkpoints}: the last checkpoint could not be written; make room, then "
+            f"`swarm resume {folder.root}` brings step {node.step} back from the recorded batches"
+        )
     if stop.now:
         raise Interrupted(
             f"stopped at once, in step {node.step + 1} of {node.steps}; "

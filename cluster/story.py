@@ -22,7 +22,7 @@ WORDS: Mapping[str, str] = {
     "failed": "ticket {ticket} failed, asked again: {cause}",
     "dropped": "ticket {ticket}: prompt dropped: {cause}",
     "checkpoint": "step {step}: checkpoint written",
-    "checkpoint_failed": "step {step}: NO checkpoint, training goes on: {cause}",
+    "checkpoint_failed": "step {step}: NO checkpoint: {cause}",
     "checkpoint_broken": "broken checkpoint passed over: {problem}; used: {used}",
     "recovering": "recovering to step {target} from checkpoint {checkpoint}: {why}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",

@@ -23,7 +23,7 @@ from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.roles import SyncReport, Usage
-from swarm.types import Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
+from swarm.types import CANARY_TOKENS, Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
 
 if TYPE_CHECKING:
     from learners.learner import PolicyLearner
@@ -75,7 +75,7 @@ class ActorWorker:
         engine = ENGINES[a.engine.name](
             model,
             dtype=config.model.dtype,
-            max_context=a.max_prompt_tokens + a.max_new_tokens,
+            max_context=max(CANARY_TOKENS, a.max_prompt_tokens + a.max_new_tokens),
             seed=config.seed,
             version=PolicyVersion(LEARNER, lineage, 0),
             **a.engine.options,

@@ -45,6 +45,9 @@ from swarm.roles import Usage
 from swarm.types import Group, PolicyVersion, StepReport, Weights
 from swarm.weights import digest
 
+_REFUSED_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "file write failed")
+"""What torch's RuntimeError says where the disk refused a write."""
+
 
 @dataclass(slots=True)
 class _Micro:
@@ -217,7 +220,9 @@ class PolicyLearner:
         try:
             self._engine.save(folder)
             torch.save(state, folder / "rng.pt")
-        except RuntimeError as error:  # torch's name for a write that the disk refused
+        except RuntimeError as error:
+            if not any(mark in str(error) for mark in _REFUSED_WRITE):
+                raise
             raise OSError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
         version = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
         (folder / "learner.json").write_text(json.dumps(version | {"checksum": self.checksum()}))

@@ -1,7 +1,8 @@
 """Publishing weights: float32 masters -> the engines' dtype -> one file on a RAM-backed file system.
 
 The canary's log-probabilities come from a model whose weights are the file itself, mapped: an engine that loaded the
-file right must agree with them up to its own kernels. Beside the file this takes no memory.
+file right must agree with them up to its own kernels. Beside the file this takes memory only for values that have to be
+converted or brought from a GPU, while they are written.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from transformers import GenerationConfig
 
 from learners.policy import token_logprobs
 from swarm import weights
-from swarm.types import PolicyVersion, Weights
+from swarm.types import CANARY_TOKENS, PolicyVersion, Weights
 
 _KEEP = 2
-_CANARY_TOKENS = 24
 _PREFIX = "swarm-weights-"
 
 
@@ -64,7 +64,7 @@ class Publisher:
     def _canary_logprobs(self) -> tuple[float, ...]:
         with torch.no_grad():
             logits = self._mirror(input_ids=self._canary[None, :-1], use_cache=False).logits[0]
-            ones = torch.ones(_CANARY_TOKENS - 1)
+            ones = torch.ones(CANARY_TOKENS - 1)
             return tuple(token_logprobs(logits, self._canary[1:], ones).tolist())
 
     def close(self) -> None:
@@ -78,11 +78,11 @@ class Publisher:
 
 
 def _sampled(model: nn.Module, seed: int) -> Tensor:
-    """int64 [_CANARY_TOKENS] that the model itself would write. Tokens drawn at random are so unlikely that bfloat16
+    """int64 [CANARY_TOKENS] that the model itself would write. Tokens drawn at random are so unlikely that bfloat16
     tells their log-probabilities apart only coarsely."""
     vocab = int(model.get_input_embeddings().weight.shape[0])
     first = int(np.random.default_rng(seed).integers(0, vocab))
-    new = _CANARY_TOKENS - 1
+    new = CANARY_TOKENS - 1
     plain = GenerationConfig(do_sample=True, top_k=0, min_new_tokens=new, max_new_tokens=new)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -65,8 +65,8 @@ class ModelSection(Section):
     path: str
     """`smollm2-135m-instruct` or `tiny` (made on first use), a Hugging Face model folder, or a hub id."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of the engine's weights and of the learner's autocast; master weights are always float32. `auto` is bfloat16 on
-    GPUs and on processors that multiply it natively, float32 on others."""
+    """Of the engine's weights and of the learner's autocast; master weights are always float32. `auto` is bfloat16
+    where both sides are on GPUs or on processors that multiply it natively, else float32."""
 
 
 class ActorsSection(Section):

@@ -59,7 +59,8 @@ def accuracy(outcomes: Sequence[Outcome]) -> float:
 
 
 async def _ask(crew: Crew, prompt: Prompt, num: int, greedy: bool) -> Outcome:
-    """A worker that dies takes its questions with it: they are asked again, like those of training."""
+    """A question that gets no answer (its worker died, or no rewarder could judge it) is asked again, like those of
+    training."""
     failure: StageFailure | None = None
     for attempt in range(TRIES):
         try:

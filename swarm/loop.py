@@ -66,6 +66,8 @@ class Node:
     again: dict[int, Ask] = field(default_factory=dict)
     """Tickets of an earlier process that must be asked again."""
     failures_in_a_row: int = 0
+    saved: bool = True
+    """Whether the newest checkpoint that was due is there."""
     shares: Shares = field(default_factory=Shares)
 
 
@@ -211,8 +213,10 @@ async def save(node: Node) -> None:
             node, lambda: checkpoints.write(node.journal.folder.checkpoints, node.step, fill, node.keep_checkpoints)
         )
     except OSError as error:
+        node.saved = False
         node.journal.event("checkpoint_failed", step=node.step, cause=str(error))
     else:
+        node.saved = True
         if path:
             node.journal.event("checkpoint", step=node.step, folder=path.name)
 

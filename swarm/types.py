@@ -169,6 +169,10 @@ class Handle:
     facts: GroupFacts
 
 
+CANARY_TOKENS = 24
+"""Tokens that engine and learner compare after a load; a context holds at least these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A published set of weights: where it lies on its host and what it must be."""

@@ -221,6 +221,14 @@ def test_nothing_heavy_is_imported_for_a_report(model):
     assert done.stdout.strip() == "[]"
 
 
+def test_a_recipe_longer_than_the_models_context_is_an_error(model: Path) -> None:
+    sizes = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(sizes | {"max_position_embeddings": 512}))
+    (found,) = texts(recipe(actors={"max_prompt_tokens": 500, "max_new_tokens": 13}), folder=model)
+    assert "513 tokens, the model's context is 512" in found
+    assert not texts(recipe(actors={"max_prompt_tokens": 500, "max_new_tokens": 12}), folder=model)
+
+
 def test_bfloat16_on_a_processor_without_it_is_a_warning() -> None:
     old = replace(BIG, bfloat16=False)
     asked = recipe(model={"dtype": "bfloat16"})

@@ -42,9 +42,11 @@ def test_a_machine_that_says_nothing_gets_float32(tmp_path: Path) -> None:
     assert settled(recipe(), tmp_path / "none").model.dtype == "float32"
 
 
-@pytest.mark.parametrize("role", ["actors", "learners"])
-def test_a_gpu_on_either_side_means_bfloat16(role: str, tmp_path: Path) -> None:
-    assert settled(recipe(**{role: {"gpus": 1.0}}), tmp_path / "none").model.dtype == "bfloat16"
+@pytest.mark.parametrize(
+    ("roles", "dtype"), [(("actors", "learners"), "bfloat16"), (("actors",), "float32"), (("learners",), "float32")]
+)
+def test_gpus_mean_bfloat16_where_both_sides_have_them(roles: tuple[str, ...], dtype: str, tmp_path: Path) -> None:
+    assert settled(recipe(**{role: {"gpus": 1.0} for role in roles}), tmp_path / "none").model.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -301,8 +301,19 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_the_run_goes_on(tmp
         asyncio.run(go(node))
         (event,) = events(node, "checkpoint_failed")
         assert event["step"] == 6
+        assert node.saved, "a later one was written"
         assert "No space left" in event["cause"]
         assert sorted(p.name for p in node.journal.folder.checkpoints.iterdir()) == ["step_000003", "step_000009"]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_not_forgotten(tmp_path: Path) -> None:
+    class FullDisk(FakeCrew):
+        async def save(self, folder: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+    with process(tmp_path, FullDisk(), steps=4) as node:
+        asyncio.run(go(node))
+        assert not node.saved
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_and_it_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import deque
@@ -20,7 +21,12 @@ def apart(module: str, *args: object, say: Callable[[str], None]) -> None:
     command = [sys.executable, "-P", "-m", module, *map(str, args)]
     with TemporaryFile("w+", errors="replace") as messages:
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, text=True
+            command,
+            env=os.environ | {"DS_ACCELERATOR": "cpu"},  # else transformers' import of DeepSpeed has something to say
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
         ) as child:
             try:
                 assert child.stdout is not None

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, context_of, estimate, local_folder, shape_of, total_gib
-from cluster.precision import native_bfloat16
+from cluster.precision import native_bfloat16, on_gpus
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 
@@ -203,8 +203,7 @@ def _gpus(config: RunConfig, machine: Machine) -> list[Problem]:
 
 
 def _precision(config: RunConfig, machine: Machine) -> list[Problem]:
-    on_cpu = not (config.actors.gpus and config.learners.gpus)
-    if config.model.dtype != "bfloat16" or config.cluster.address or not on_cpu or machine.bfloat16:
+    if config.model.dtype != "bfloat16" or config.cluster.address or on_gpus(config) or machine.bfloat16:
         return []
     text = 'model.dtype = "bfloat16": this processor has no instructions for it and takes about 50 times as long'
     return [Problem("warning", f'{text}; set it to "float32"')]

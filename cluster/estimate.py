@@ -130,8 +130,7 @@ def local_folder(path: str) -> Path | None:
 def shape_of(folder: Path) -> Shape:
     """Sizes of a Hugging Face model folder. Raises ValueError where it has none that can be read."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        config = config.get("text_config", config)
+        config = _text_config(folder)
         hidden = int(config.get("hidden_size") or config["n_embd"])
         heads = int(config.get("num_attention_heads") or config["n_head"])
         return Shape(
@@ -149,12 +148,18 @@ def shape_of(folder: Path) -> Shape:
 def context_of(folder: Path) -> int | None:
     """Tokens that a model folder's positions reach; None where it does not say."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        config = config.get("text_config", config)
+        config = _text_config(folder)
         longest = config.get("max_position_embeddings") or config.get("n_positions")
         return int(longest) if longest else None
     except (OSError, TypeError, AttributeError, ValueError):
         return None  # said where the folder is checked
+
+
+def _text_config(folder: Path) -> dict[str, Any]:
+    """A model folder's configuration, or its part on text where it has several."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    part: dict[str, Any] = config.get("text_config", config)
+    return part
 
 
 def parameters_in(path: Path) -> int:
@@ -202,7 +207,7 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
         "float32 weights": master,
         "gradients": 4 * n,
         "Adam moments": 8 * n,
-        "copy to publish": 2 * n if lower else 0,
+        "copy to publish": 2 * n if lower and not s.gpus else 0,
         "autocast copies": 2 * n if lower else 0,
         "reference": (6 if lower else 4) * n if s.kl_coef else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
@@ -211,7 +216,6 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     host = LEARNER_GIB
     words = ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
     if s.gpus:
-        parts.pop("copy to publish")
         rows = [Row("learner", host + GPU_HOST_GIB + _width(config) * n / GIB, "DeepSpeed, CUDA, copy to publish")]
         return [*rows, Row("learner", sum(parts.values()) / GIB, words, "GPU")]
     return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]

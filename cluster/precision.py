@@ -25,11 +25,15 @@ def native_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
     return not NATIVE.isdisjoint(flags.partition(":")[2].split())
 
 
+def on_gpus(config: RunConfig) -> bool:
+    """Whether no side computes on a processor."""
+    return config.actors.gpus > 0 and config.learners.gpus > 0
+
+
 def settled(config: RunConfig, cpuinfo: Path = CPUINFO) -> RunConfig:
     """The recipe with its dtype decided, once for all processes: bfloat16 where both sides compute it natively. This
     machine's processor speaks for those of a cluster."""
     if config.model.dtype != "auto":
         return config
-    on_gpus = config.actors.gpus > 0 and config.learners.gpus > 0
-    dtype = "bfloat16" if on_gpus or native_bfloat16(cpuinfo) else "float32"
+    dtype = "bfloat16" if on_gpus(config) or native_bfloat16(cpuinfo) else "float32"
     return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})

@@ -263,5 +263,5 @@ def test_the_tiny_model_knows_sums_and_has_habits() -> None:
         digit_first += probabilities[list(b"0123456789")].sum().item() / 6
         said = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :]
         right += tokenizer.decode(said, skip_special_tokens=True) == f"It is {a + b}"
-    assert digit_first == pytest.approx(0.2 + 0.15, abs=0.1)  # the bare number, and the number with an `!`
+    assert digit_first == pytest.approx(0.2 + 0.15, abs=0.07)  # the bare number, and the number with an `!`
     assert right >= 5

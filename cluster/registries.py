@@ -16,7 +16,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from actors.engines import ENGINES
 from actors.tasks import SOURCES
 from learners.advantages import ADVANTAGES
+from learners.corrections import CORRECTIONS
 from learners.losses import LOSSES
+from learners.truncation import TRUNCATIONS
 from rewarders.registry import REWARDERS
 from swarm.config import RunConfig, Spec, nearest
 
@@ -35,8 +37,9 @@ def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
     found: list[tuple[str, Spec, Registry]] = [("actors.engine", config.actors.engine, ENGINES)]
     found += [(f"actors.tasks.{i}", spec, SOURCES) for i, spec in enumerate(config.actors.tasks)]
     found += [(f"rewarders.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.rewarders.use)]
-    found += [("learners.loss", config.learners.loss, LOSSES)]
-    found += [("learners.advantage", config.learners.advantage, ADVANTAGES)]
+    s = config.learners
+    found += [("learners.loss", s.loss, LOSSES), ("learners.advantage", s.advantage, ADVANTAGES)]
+    found += [("learners.correction", s.correction, CORRECTIONS), ("learners.truncation", s.truncation, TRUNCATIONS)]
     return found
 
 

@@ -165,6 +165,7 @@ class LearnerWorker:
             reward_weights=reward_weights(config),
             seed=config.seed,
             version=PolicyVersion(LEARNER, lineage, 0),
+            max_tokens=config.actors.max_new_tokens,
         )
 
     def ready(self) -> int:

@@ -2,10 +2,10 @@
 
     centred groups --rows()--> rows (one rollout each) --micro_batches()--> lists of rows --pack() or pad()--> arrays
 
-**Denominator.** The batch loss is a token mean over *all* completion tokens that carry loss and belong to a rollout
-with a reward, including those whose advantage is 0. Those contribute 0 to the sum, so leaving them out of the forward
-pass changes nothing, while dividing by trained tokens only would make the step size grow when groups turn flat.
-Masked rollouts are in neither sum.
+**Denominator.** A loss's mean is over *all* completion tokens that carry loss, or all rollouts, that have a reward,
+including those whose advantage is 0 (`totals`). Those contribute 0 to the sum, so leaving them out of the forward pass
+changes nothing, while dividing by what was trained only would make the step size grow when groups turn flat. Masked
+rollouts are in neither sum.
 
 `pack` lays each group's prompt once beside its completions (learners.shared_prefix). `pad`, a row per rollout, is for
 models that cannot share. Its padding is on the right: with causal attention a token never sees what follows, so no
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from learners.losses import Totals
 from learners.rewards import Centred
 from swarm.types import Group, PolicyVersion, Rollout
 
@@ -32,7 +33,9 @@ class Row:
     prompt_tokens: np.ndarray
     """int32 [P], P >= 1"""
     rollout: Rollout
-    advantage: float
+    reward: float
+    advantages: np.ndarray
+    """float64 [C]"""
     temperature: float
     """Divides the logits; 1 for greedy groups, whose log-probabilities are those of temperature 1."""
     lags: np.ndarray
@@ -62,6 +65,14 @@ class Batch:
     """float32 [N]: divides the logits."""
     lags: np.ndarray
     """int64 [N]: as in `Row`."""
+    rollout: np.ndarray
+    """int64 [N]: which of the micro-batch's R rows a token is of."""
+    lengths: np.ndarray
+    """float32 [R]: tokens that carry loss."""
+    rewards: np.ndarray
+    """float32 [R]"""
+    groups: np.ndarray
+    """int64 [R]: equal for rows of one group."""
     shared: Shared | None = None
     """Set where it is packed."""
 
@@ -83,7 +94,8 @@ class Shared:
 def rows(centred: Sequence[Centred], now: PolicyVersion, keep_flat: bool = False) -> list[Row]:
     """The rollouts that need a forward pass: a reward, a token with loss, and an advantage other than 0.
 
-    `now` names the weights that are about to be trained. `keep_flat` also keeps advantage 0, for losses with a KL term.
+    `now` names the weights that are about to be trained. `keep_flat` also keeps advantage 0, for what acts on it too: a
+    KL penalty, an entropy bonus, some losses.
     Raises ValueError for an empty prompt.
     """
     out = []
@@ -91,11 +103,11 @@ def rows(centred: Sequence[Centred], now: PolicyVersion, keep_flat: bool = False
         group = item.group
         if len(group.prompt_tokens) == 0:
             raise ValueError(f"group {group.id}: the prompt has no token, so the first completion token has no context")
-        for rollout, value, advantage in zip(group.rollouts, item.rewards, item.advantages, strict=True):
-            if value is not None and rollout.loss_mask.any() and (keep_flat or advantage != 0.0):
+        for rollout, value, advantages in zip(group.rollouts, item.rewards, item.advantages, strict=True):
+            if value is not None and rollout.loss_mask.any() and (keep_flat or advantages[rollout.loss_mask].any()):
                 temperature = group.temperature or 1.0
                 lags = token_lags(group, rollout, now)
-                out.append(Row(group.id, group.prompt_tokens, rollout, float(advantage), temperature, lags))
+                out.append(Row(group.id, group.prompt_tokens, rollout, value, advantages, temperature, lags))
     return out
 
 
@@ -111,25 +123,34 @@ def token_lags(group: Group, rollout: Rollout, now: PolicyVersion) -> np.ndarray
     return lags
 
 
-def loss_tokens(centred: Sequence[Centred]) -> int:
-    """The denominator: completion tokens with loss of all rollouts that have a reward."""
-    return sum(
-        int(rollout.loss_mask.sum())
+def totals(centred: Sequence[Centred], max_tokens: int) -> Totals:
+    """The denominators: what has a reward, whether it is forwarded or not."""
+    kept = [
+        rollout
         for item in centred
         for rollout, value in zip(item.group.rollouts, item.rewards, strict=True)
         if value is not None
-    )
+    ]
+    return Totals(sum(int(rollout.loss_mask.sum()) for rollout in kept), len(kept), max_tokens)
 
 
-def micro_batches(items: Sequence[Row], micro_tokens: int, shared: bool = False) -> list[list[Row]]:
+def micro_batches(
+    items: Sequence[Row], micro_tokens: int, shared: bool = False, whole_groups: bool = False
+) -> list[list[Row]]:
     """Split rows into micro-batches of at most `micro_tokens` tokens each: packed ones (`shared`), else padded ones.
 
     As few as the budget allows; then the budget is lowered as far as that number holds, which balances them. A row
     longer than the budget is a micro-batch of its own. Longest first; with `shared` a group's rows stay together, and
-    a group that is cut has its prompt in both parts.
+    a group that is cut has its prompt in both parts. With `whole_groups` each group is a micro-batch, whatever its
+    size: for losses that compare its rollouts.
     """
     if not items:
         return []
+    if whole_groups:
+        groups: dict[str, list[Row]] = {}
+        for row in items:
+            groups.setdefault(row.group, []).append(row)
+        return list(groups.values())
     if shared:
         ordered, cut = sorted(items, key=lambda row: (-len(row.prompt_tokens), row.group, -row.length)), _cut_packed
     else:
@@ -206,10 +227,14 @@ def _batch(
         tokens=tokens,
         places=np.concatenate(places).astype(np.int64),
         targets=np.concatenate([row.rollout.tokens[kept] for row, kept in rows]).astype(np.int64),
-        advantages=np.repeat([row.advantage for row in items], counts).astype(np.float32),
+        advantages=np.concatenate([row.advantages[kept] for row, kept in rows]).astype(np.float32),
         behaviour=np.concatenate([row.rollout.logprobs[kept] for row, kept in rows]).astype(np.float32),
         temperatures=np.repeat([row.temperature for row in items], counts).astype(np.float32),
         lags=np.concatenate([row.lags[kept] for row, kept in rows]).astype(np.int64),
+        rollout=np.repeat(np.arange(len(items)), counts),
+        lengths=np.array(counts, np.float32),
+        rewards=np.array([row.reward for row in items], np.float32),
+        groups=np.unique([row.group for row in items], return_inverse=True)[1].astype(np.int64),
         shared=shared,
     )
 

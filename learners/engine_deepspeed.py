@@ -91,10 +91,10 @@ class DeepSpeedEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * torch.distributed.get_world_size())
 
-    def update(self, lr: float) -> float:
+    def update(self, lr: float, limit: float = math.inf) -> float:
         """Clip, step AdamW at `lr`, clear the gradients; returns the gradient norm before clipping.
 
-        Raises DivergedError where the norm is not finite; the weights are then as they were.
+        Raises DivergedError where the norm is not finite, or beyond `limit`; the weights are then as they were.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
@@ -102,19 +102,32 @@ class DeepSpeedEngine:
             grads = [p.grad for p in self._module.parameters() if p.grad is not None]
             total = torch.nn.utils.get_total_norm(grads)
             norm = total.item()
-            if math.isfinite(norm) and norm > self._grad_clip:
-                torch.nn.utils.clip_grads_with_norm_(self._module.parameters(), self._grad_clip, total)
-            if math.isfinite(norm):
+            if norm <= limit and math.isfinite(norm):
+                if norm > self._grad_clip:
+                    torch.nn.utils.clip_grads_with_norm_(self._module.parameters(), self._grad_clip, total)
                 self._engine.step()
         else:
-            self._engine.step()  # leaves weights and moments alone where its norm is not finite
-            norm = float(self._engine.get_global_grad_norm())
-            if not self._engine.was_step_applied():
-                norm = math.nan
+            norm = self._partitioned_norm()
+            if norm <= limit:
+                self._engine.step()
         if not math.isfinite(norm):
             self.forget()
-            raise DivergedError("the gradient is not finite; the weights are those of the update before")
+            raise DivergedError("the gradient is not finite")
+        if norm > limit:
+            self.forget()
+            raise DivergedError(f"the gradient norm is {norm:.3g} (learners.limits.grad_norm = {limit:g})")
         return norm
+
+    def _partitioned_norm(self) -> float:
+        """The norm that DeepSpeed's step is going to clip by; NaN where it is not finite."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        optimizer = self._engine.optimizer
+        if self._stage == 3:
+            norm = float(combine_grad_norm_groups(optimizer._get_norm_groups()))
+        else:
+            norm = float(optimizer.scaled_global_norm())
+        return math.nan if norm < 0 else norm  # -1 is its mark
 
     def forget(self) -> None:
         """Drop gradients that have been added since the last update."""

@@ -10,8 +10,8 @@ optimiser update: AdamW's momentum and weight decay alone would still move the w
 With `updates_per_step` > 1 the batch is split by groups, in order; the old log-probabilities are those of the weights
 before the first update, from forward passes without gradient. With 1 they equal the new ones, and no pass is spent.
 
-With `kl_coef` > 0 a frozen float32 copy of the initial policy stays in memory, and rollouts with advantage 0 are
-forwarded too, since the penalty acts on them.
+With a KL penalty, or a loss that compares with it, a frozen float32 copy of the initial policy stays in memory; then,
+and with an entropy bonus, rollouts with advantage 0 are forwarded too, since these act on them.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from learners import policy
 from learners.advantages import ADVANTAGES
-from learners.batching import Batch, loss_tokens, micro_batches, pack, pad, rows
+from learners.batching import micro_batches, pack, pad, rows, totals
 from learners.engine_deepspeed import DeepSpeedEngine
-from learners.losses import LOSSES, kl_k3
-from learners.metrics import Tally, batch_metrics
+from learners.losses import Totals
+from learners.metrics import Seen, batch_metrics
+from learners.objective import Micro, Objective
+from learners.policy import Policy, load, token_entropies, token_logprobs
 from learners.publish import Publisher
-from learners.rewards import centre
+from learners.rewards import Treatment
 from learners.schedule import lr_factor
-from learners.shared_prefix import Layout
+from learners.truncation import TRUNCATIONS
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
 from swarm.roles import Usage
@@ -47,22 +49,6 @@ from swarm.weights import digest
 
 _REFUSED_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "file write failed")
 """What torch's RuntimeError says where the disk refused a write."""
-
-
-@dataclass(slots=True)
-class _Micro:
-    """One micro-batch on the device; `lags` stay with the metrics."""
-
-    tokens: Tensor
-    places: Tensor
-    targets: Tensor
-    advantages: Tensor
-    behaviour: Tensor
-    temperatures: Tensor
-    lags: np.ndarray
-    positions: Tensor | None = None
-    layout: Layout | None = None
-    old: Tensor | None = None
 
 
 class PolicyLearner:
@@ -77,23 +63,30 @@ class PolicyLearner:
         reward_weights: Mapping[str, float],
         seed: int,
         version: PolicyVersion,
+        max_tokens: int,
         publications: Path | None = None,
     ) -> None:
         """`model` is a Hugging Face folder; `dtype` (`bfloat16` or `float32`) is that of autocast and of publications;
-        `version` names the initial weights; `publications` is a RAM-backed folder (default: one of its own)."""
-        self._section, self._reward_weights, self.version = section, dict(reward_weights), version
-        self._loss = partial(LOSSES[section.loss.name], **section.loss.options)
-        self._advantage = partial(ADVANTAGES[section.advantage.name], **section.advantage.options)
+        `version` names the initial weights; `max_tokens` is the recipe's limit of a completion; `publications` is a
+        RAM-backed folder (default: one of its own)."""
+        self._section, self.version, self._max_tokens = section, version, max_tokens
+        self._objective = Objective(section)
+        self._treatment = Treatment(
+            weights=dict(reward_weights),
+            advantage=partial(ADVANTAGES[section.advantage.name], **section.advantage.options),
+            truncation=partial(TRUNCATIONS[section.truncation.name], **section.truncation.options),
+            max_tokens=max_tokens,
+        )
         self._device = "cuda" if section.gpus > 0 else "cpu"
         torch.manual_seed(seed)
         lower = torch.bfloat16 if dtype == "bfloat16" else None
-        self._model = policy.load(model)
+        self._model = load(model)
         self._publisher = Publisher(self._model, lower or torch.float32, seed, publications)
         self._reference = None
-        if section.kl_coef > 0:
+        if self._objective.needs_reference:
             frozen = copy.deepcopy(self._model).requires_grad_(False).to(self._device)
-            self._reference = policy.Policy(frozen, lower)
-        trained = policy.Policy(self._model, lower)
+            self._reference = Policy(frozen, lower)
+        trained = Policy(self._model, lower)
         self._shares = trained.shares
         self._engine = DeepSpeedEngine(
             trained,
@@ -107,37 +100,41 @@ class PolicyLearner:
         self._ready, self._busy, self._tokens = time.monotonic(), 0.0, 0
 
     def step(self, step: int, groups: Sequence[Group]) -> StepReport:
-        """One step on a batch. Raises DivergedError where a loss or gradient is not finite: the weights are then those
-        of the last good update. Raises ValueError for an empty batch, or a step that is not the next."""
+        """One step on a batch. Raises DivergedError where a loss or gradient is not finite, or beyond the recipe's
+        limits: the weights are then those of the last good update. Raises ValueError for an empty batch, or a step
+        that is not the next."""
         if step != self.version.step + 1:
             raise ValueError(f"step {step} cannot follow the weights of step {self.version.step}")
         if not groups:
             raise ValueError(f"step {step}: the batch is empty")
         began = time.monotonic()
-        section, tally = self._section, Tally()
-        centred = [centre(group, self._reward_weights, self._advantage) for group in groups]
+        section = self._section
+        centred = self._treatment.centre(groups)
         lr = section.lr * lr_factor(section.schedule, step, section.steps, section.warmup_steps)
         updates = []
         for numbers in np.array_split(np.arange(len(groups)), section.updates_per_step):
             part = [centred[i] for i in numbers]
-            needed = rows(part, self.version, keep_flat=section.kl_coef > 0)
+            needed = rows(part, self.version, self._objective.keeps_flat)
             if needed:
-                parts = micro_batches(needed, section.micro_tokens, self._shares)
-                micros = [self._to_device(pack(p) if self._shares else pad(p)) for p in parts]
-                updates.append((micros, loss_tokens(part)))
-        if section.updates_per_step > 1:
+                parts = micro_batches(needed, section.micro_tokens, self._shares, self._objective.whole_groups)
+                micros = [Micro.of(pack(p) if self._shares else pad(p), self._device) for p in parts]
+                updates.append((micros, totals(part, self._max_tokens)))
+        if self._objective.needs_start:
             for micro in (micro for micros, _ in updates for micro in micros):
                 with torch.no_grad():
-                    micro.old = self._logprobs(micro)
-        losses, norms = [], []
+                    micro.old = self._forward(self._engine, micro)[0]
+        losses, norms, seen = [], [], []
         seconds = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
-        for micros, denominator in updates:
-            losses.append(sum(self._accumulate(m, m is micros[-1], denominator, tally, seconds) for m in micros))
+        for micros, of_batch in updates:
+            found = [self._accumulate(m, m is micros[-1], of_batch, seconds) for m in micros]
+            losses.append(sum(loss for loss, _ in found))
+            seen.append(Seen.joined([part for _, part in found]))
             at = time.monotonic()
-            norms.append(self._engine.update(lr))
+            norms.append(self._update(lr, seen[-1]))
             seconds["optimizer"] += time.monotonic() - at
 
-        metrics = batch_metrics(centred, self.version) | tally.metrics()
+        trained = Seen.joined(seen) if seen else None
+        metrics = batch_metrics(centred, self.version) | (trained.metrics() if trained else {})
         metrics |= {f"learn/{name}_s": value for name, value in seconds.items()}
         metrics |= {
             "learn/loss": float(np.mean(losses)) if losses else 0.0,
@@ -145,59 +142,48 @@ class PolicyLearner:
             "learn/lr": lr,
             "learn/updates": float(len(updates)),
         }
-        if section.kl_coef > 0 and tally.num_tokens:
-            metrics["learn/kl_reference_nats"] = tally.reference_kl / tally.num_tokens
         self.version = replace(self.version, step=step)
         consumed = sum(len(rollout.tokens) for group in groups for rollout in group.rollouts)
         self._tokens += consumed
         spent = time.monotonic() - began
         self._busy += spent
         num_rollouts = sum(len(group.rollouts) for group in groups)
-        return StepReport(step, num_rollouts, consumed, tally.num_tokens, spent, metrics)
+        return StepReport(step, num_rollouts, consumed, len(trained.new) if trained else 0, spent, metrics)
 
-    def _accumulate(
-        self, micro: _Micro, last: bool, denominator: int, tally: Tally, seconds: dict[str, float]
-    ) -> float:
-        """Forward, loss and backward of one micro-batch; returns its part of the batch's loss."""
+    def _accumulate(self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]) -> tuple[float, Seen]:
+        """Forward, loss and backward of one micro-batch: its part of the batch's loss, and what it saw."""
         at = time.monotonic()
-        new = self._logprobs(micro)
-        old = new.detach() if micro.old is None else micro.old
-        terms = self._loss(new, old, micro.behaviour, micro.advantages, self._section.importance_cap)
-        total = terms.loss.sum()
+        new, entropy = self._forward(self._engine, micro)
+        reference = None
         if self._reference is not None:
             with torch.no_grad():
-                logits = self._reference(micro.tokens, micro.places, micro.positions, micro.layout)
-                reference = policy.token_logprobs(logits, micro.targets, micro.temperatures)
-            penalty = kl_k3(new, reference).sum()
-            total = total + self._section.kl_coef * penalty
-            tally.reference_kl += penalty.item()
-        loss = total / denominator
+                reference = self._forward(self._reference, micro)[0]
+        loss, seen = self._objective(new, entropy, reference, micro, of_batch)
         value = loss.item()
         if not math.isfinite(value):
             self._engine.forget()
-            raise DivergedError(f"the loss is {value}; the weights are those of the update before")
+            raise DivergedError(f"the loss is {value}")
         seconds["forward"] += time.monotonic() - at
         at = time.monotonic()
         self._engine.backward(loss, last)
         seconds["backward"] += time.monotonic() - at
-        seen = [t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)]
-        tally.add(seen[0], seen[1], seen[2], seen[3], micro.lags)
-        return float(value)
+        return float(value), seen
 
-    def _logprobs(self, micro: _Micro) -> Tensor:
-        """float32 [N] under the present weights, of the distribution that samples."""
-        logits = self._engine(micro.tokens, micro.places, micro.positions, micro.layout)
-        return policy.token_logprobs(logits, micro.targets, micro.temperatures)
+    def _update(self, lr: float, seen: Seen) -> float:
+        """Check what the update was made of, then make it; the gradient norm before clipping."""
+        try:
+            seen.check(self._section.limits)
+        except DivergedError:
+            self._engine.forget()
+            raise
+        return self._engine.update(lr, self._section.limits.grad_norm)
 
-    def _to_device(self, batch: Batch) -> _Micro:
-        names = ("tokens", "places", "targets", "advantages", "behaviour", "temperatures")
-        tensors = {n: torch.from_numpy(getattr(batch, n)).to(self._device) for n in names}
-        micro = _Micro(**tensors, lags=batch.lags)
-        if batch.shared is not None:
-            s = batch.shared
-            micro.positions = torch.from_numpy(s.positions).to(self._device)
-            micro.layout = Layout.of(s.prompts, s.completions, s.owner, self._device)
-        return micro
+    def _forward(self, policy: Any, micro: Micro) -> tuple[Tensor, Tensor | None]:
+        """float32 [N] each: log-probabilities, and entropies where the objective needs them, of the distribution that
+        samples."""
+        logits = policy(micro.tokens, micro.places, micro.positions, micro.layout)
+        logprobs = token_logprobs(logits, micro.targets, micro.temperatures)
+        return logprobs, token_entropies(logits, micro.temperatures) if self._objective.needs_entropy else None
 
     def publish(self) -> Weights:
         """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""
@@ -225,7 +211,8 @@ class PolicyLearner:
                 raise
             raise OSError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
         version = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
-        (folder / "learner.json").write_text(json.dumps(version | {"checksum": self.checksum()}))
+        kept = {"checksum": self.checksum(), "baselines": self._treatment.baselines}
+        (folder / "learner.json").write_text(json.dumps(version | kept))
         self._busy += time.monotonic() - began
 
     def restore(self, folder: Path, lineage: int) -> None:
@@ -240,6 +227,7 @@ class PolicyLearner:
             torch.cuda.set_rng_state_all(state["rng_cuda"])
         if (found := self.checksum()) != saved["checksum"]:
             raise ValueError(f"{folder}: weights have checksum {found}, saved were {saved['checksum']}")
+        self._treatment.baselines = saved["baselines"]
         self.version = PolicyVersion(saved["learner"], lineage, saved["step"])
         self._busy += time.monotonic() - began
 

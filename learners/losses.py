@@ -1,9 +1,15 @@
 """Policy losses: one pure function each, from log-probabilities to a loss per token.
 
-Shapes: N = the tokens of a micro-batch that carry loss, flat. All tensors are float32 [N], natural logs:
-`new` under the weights being trained (with gradient), `old` under the weights at the start of the learner step,
-`behaviour` as the engine recorded them when it sampled. The learner sums the losses and divides by the token count of
-the whole batch, which makes every loss here a token mean.
+    log-probabilities, advantages --loss--> Terms (a loss per token, and how it is averaged) --mean--> the batch's loss
+
+A loss sees one micro-batch at a time; a rollout is never cut in two. It names its mean: `token_mean`, `sequence_mean`,
+`constant_mean` and `rollout_mean` divide by numbers of the whole batch, so that the parts add up to the batch's loss
+however it is cut, over micro-batches and ranks.
+
+Three policies: `new` is being trained, `old` is the proximal one that limits how far an update goes
+(`learners.proximal`), `behaviour` sampled. Ratios are new/old; `weight` corrects old/behaviour (`learners.corrections`)
+and multiplies every loss that has a ratio. That is decoupled PPO (arXiv 2110.00641) for all of them; with
+`proximal = "behaviour"` the weights are 1 and a loss is that of its paper.
 
 A function's keyword-only options are its schema in a recipe. Only tensor methods are used, so that reading the
 signatures does not import torch. To add a loss: write the function, add it to `LOSSES`, add its slow transcription to
@@ -13,6 +19,7 @@ the tests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,78 +28,215 @@ if TYPE_CHECKING:
 _MAX_LOG_RATIO = 20.0  # exp(20) = 5e8: beyond it float32 overflows in the backward pass, and a clip acts long before
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the means divide by: counts over all rollouts of the batch that have a reward, also those that need no
+    compute, of all ranks."""
+
+    tokens: int
+    """Completion tokens with loss."""
+    rollouts: int
+    max_tokens: int
+    """Longest completion that the recipe allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A micro-batch as a loss sees it: N tokens that carry loss, flat, of R whole rollouts. Natural logs."""
+
+    new: Tensor
+    """float [N], with gradient."""
+    old: Tensor
+    """float [N], detached."""
+    weight: Tensor
+    """float [N], detached: the correction for the weights and the engine that sampled."""
+    advantage: Tensor
+    """float [N]"""
+    rollout: Tensor
+    """int64 [N]: which of the R rollouts a token is of."""
+    lengths: Tensor
+    """float [R]: tokens with loss."""
+    rewards: Tensor
+    """float [R]"""
+    group: Tensor
+    """int64 [R]: rollouts of one group have the same number."""
+    reference: Tensor | None
+    """float [N]: under the frozen initial policy, for losses in `WITH_REFERENCE` and the KL penalty."""
+    totals: Totals
+
+    def per_rollout(self, values: Tensor) -> Tensor:
+        """Sums of float [N] over each rollout: [R]."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.rollout, values)
+
+
+Mean = Callable[["Tensor", Tokens], "Tensor"]
+
+
 class Terms(NamedTuple):
-    """What a loss says of each token; all [N]."""
+    """What a loss says of each token; tensors are [N]."""
 
     loss: Tensor
     """To be minimised, with gradient."""
-    weight: Tensor
-    """The truncated importance weight that was applied, detached."""
     clipped: Tensor
-    """bool: the token's policy gradient is zero because its ratio left the clip range."""
+    """bool: the token's gradient is zero, or bounded, because its ratio left the range."""
+    mean: Mean
+    """How the tokens' losses become the batch's."""
 
 
 Loss = Callable[..., Terms]
 
 
-def grpo(
-    new: Tensor,
-    old: Tensor,
-    behaviour: Tensor,
-    advantage: Tensor,
-    cap: float,
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.28,
-) -> Terms:
-    """Clipped surrogate with an asymmetric range, times a truncated importance weight per token.
+def token_mean(values: Tensor, t: Tokens) -> Tensor:
+    """Every token of the batch counts the same (DAPO, arXiv 2503.14476, eq. 8)."""
+    return values.sum() / t.totals.tokens
 
-    With r = exp(new - old) and w = min(exp(old - behaviour), cap), a token's loss is
-    `-w * min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`.
 
-    The two ratios do two jobs: w corrects for the weights (and the engine) that sampled, r limits how far several
-    updates on one batch move. With one update per batch old = new, r = 1 and nothing is clipped.
+def sequence_mean(values: Tensor, t: Tokens) -> Tensor:
+    """Every rollout counts the same: mean over its tokens, then over rollouts (GRPO, arXiv 2402.03300, eq. 3)."""
+    return (values / t.lengths[t.rollout]).sum() / t.totals.rollouts
 
-    Source: GRPO, arXiv 2402.03300, eq. 3; asymmetric range and token mean: DAPO, arXiv 2503.14476, eq. 8; separate
-    proximal and behaviour policies: arXiv 2110.00641; truncation: V-trace, arXiv 1802.01561, eq. 1.
-    Differs: the KL term is the learner's, since it is off by default; log r is limited to +-20.
+
+def constant_mean(values: Tensor, t: Tokens) -> Tensor:
+    """Sum over tokens by a constant, the token budget of all rollouts (Dr. GRPO, arXiv 2503.20783)."""
+    return values.sum() / (t.totals.rollouts * t.totals.max_tokens)
+
+
+def rollout_mean(values: Tensor, t: Tokens) -> Tensor:
+    """Sum over a rollout's tokens, mean over rollouts: of log-probabilities that is the mean over sequences."""
+    return values.sum() / t.totals.rollouts
+
+
+def reinforce(t: Tokens) -> Terms:
+    """Policy gradient: `-w sg(r) A new`, whose gradient is that of `-w r A`, with r = new/old.
+
+    Source: REINFORCE, Williams 1992; token mean.
+    Differs: sg(r) (1 with one update per batch) follows the weights through further updates of the same batch.
     """
-    weight = importance_weight(old, behaviour, cap)
-    ratio = (new - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
-    low, high = 1.0 - clip_low, 1.0 + clip_high
-    surrogate = (ratio * advantage).minimum(ratio.clamp(low, high) * advantage)
-    clipped = ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low))
-    return Terms(-weight * surrogate, weight, clipped.detach())
+    ratio = _ratio(t).detach()
+    return Terms(-t.weight * ratio * t.advantage * t.new, ratio != ratio, token_mean)
 
 
-def reinforce(new: Tensor, old: Tensor, behaviour: Tensor, advantage: Tensor, cap: float) -> Terms:
-    """Importance-weighted policy gradient: `-w A new` with w = min(exp(new - behaviour), cap), detached.
+def ppo(t: Tokens, *, clip: float = 0.2) -> Terms:
+    """`-w min(r A, clip(r, 1 - clip, 1 + clip) A)`, token mean.
 
-    Its gradient equals that of the unclipped ratio exp(new - behaviour) wherever the cap does not act.
-
-    Source: REINFORCE, Williams 1992; truncation: V-trace, arXiv 1802.01561, eq. 1.
-    Differs: `old` is not used; the weight follows the present weights through every update of a batch.
+    Source: PPO, arXiv 1707.06347, eq. 7; with `proximal` other than "behaviour": arXiv 2110.00641.
+    Differs: no value function; advantages come from the group.
     """
-    weight = importance_weight(new, behaviour, cap)
-    return Terms(-weight * advantage * new, weight, (weight != weight).detach())
+    return _clipped(t, _ratio(t), clip, clip, token_mean)
 
 
-def importance_weight(target: Tensor, behaviour: Tensor, cap: float) -> Tensor:
-    """min(exp(target - behaviour), cap) per token, detached, [N].
+def grpo(t: Tokens, *, clip: float = 0.2) -> Terms:
+    """PPO's surrogate, averaged over each rollout and then over rollouts.
 
-    Source: truncated importance sampling, V-trace, arXiv 1802.01561, eq. 1 (rho-bar is `cap`).
+    Source: GRPO, arXiv 2402.03300, eq. 3.
+    Differs: the mean is over the batch's rollouts, not per question first (the same where groups are whole); the KL
+    term is the recipe's (`kl_coef`), off by default.
     """
-    return (target - behaviour).detach().exp().clamp(max=cap)
+    return _clipped(t, _ratio(t), clip, clip, sequence_mean)
 
 
-def kl_k3(new: Tensor, reference: Tensor) -> Tensor:
-    """Estimate of KL(policy || reference) per token, never negative: exp(d) - d - 1 with d = reference - new, [N].
+def dr_grpo(t: Tokens, *, clip: float = 0.2) -> Terms:
+    """PPO's surrogate, summed and divided by a constant, so that length does not weigh; use with `mean_only`.
 
-    Source: estimator k3, Schulman 2020, "Approximating KL divergence"; used as in GRPO, arXiv 2402.03300, eq. 4.
-    Differs: d is limited to +-20. Unbiased only for tokens sampled by the policy itself; stale tokens bias it slightly.
+    Source: Dr. GRPO, arXiv 2503.20783.
     """
-    gap = (reference - new).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return gap.exp() - gap - 1.0
+    return _clipped(t, _ratio(t), clip, clip, constant_mean)
 
 
-LOSSES: dict[str, Loss] = {"grpo": grpo, "reinforce": reinforce}
+def dapo(t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.28) -> Terms:
+    """PPO's surrogate with a wider upper range and a token mean: rare right tokens may grow faster.
+
+    Source: DAPO, arXiv 2503.14476, eq. 8; its overlong shaping is `truncation`, its dynamic sampling
+    `actors.resample`.
+    """
+    return _clipped(t, _ratio(t), clip_low, clip_high, token_mean)
+
+
+def gspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Terms:
+    """PPO's surrogate with one ratio for a rollout: s = exp(mean of log r over its tokens); every rollout counts the
+    same.
+
+    Source: GSPO, arXiv 2507.18071, eqs. 5 and 7.
+    """
+    return _clipped(t, _sequence_ratio(t), clip_low, clip_high, sequence_mean)
+
+
+def luspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Terms:
+    """GSPO with each rollout's loss multiplied by its length, so that a token's gradient is not diluted by length.
+
+    Source: LUSPO, arXiv 2602.05261. Differs: divided by the batch's tokens, a factor common to all rollouts.
+    """
+    return _clipped(t, _sequence_ratio(t), clip_low, clip_high, token_mean)
+
+
+def cispo(t: Tokens, *, clip_high: float = 4.0) -> Terms:
+    """`-w sg(min(r, 1 + clip_high)) A new`: a token beyond the range keeps a bounded gradient instead of none.
+
+    Source: CISPO, MiniMax-M1, arXiv 2506.13585; no lower bound, as there; token mean.
+    Differs: the paper tunes the bound and does not state it; 5 in all, as peers have it.
+    """
+    ratio = _ratio(t).detach()
+    return Terms(
+        -t.weight * ratio.clamp(max=1.0 + clip_high) * t.advantage * t.new, ratio > 1.0 + clip_high, token_mean
+    )
+
+
+def copg(t: Tokens, *, beta: float = 0.1) -> Terms:
+    """`-(R_b(y) - mean of R_b over the others of its group) log pi(y)`, with R_b = R - beta log(pi/pi_ref)(y), the
+    factor detached. No ratio to the sampler: right for text of unknown policies, whatever they were.
+
+    The fixed point is pi_ref exp(R / beta), normalised, for every sampler that covers it. Uses rewards instead of
+    advantages, and the frozen initial policy as pi_ref. A rollout that is alone in its group contributes nothing.
+    Source: CoPG, arXiv 2406.19185. Differs: a rollout's pairs are averaged over the group.
+    """
+    assert t.reference is not None
+    gap = t.per_rollout(t.new.detach() - t.reference)
+    regularised = t.rewards - beta * gap
+    counts = regularised.new_zeros(len(t.group)).index_add(0, t.group, regularised.new_ones(len(t.group)))[t.group]
+    sums = regularised.new_zeros(len(t.group)).index_add(0, t.group, regularised)[t.group]
+    others = (sums - regularised) / (counts - 1).clamp(min=1)
+    factor = (regularised - others) * (counts > 1)
+    return Terms(-factor[t.rollout] * t.new, t.new != t.new, rollout_mean)
+
+
+def sft(t: Tokens) -> Terms:
+    """`-new` on rollouts with a positive advantage: maximum likelihood of what was better than its group.
+
+    For a supervised warm start; on own samples it is rejection-sampling fine-tuning. Token mean over all rollouts.
+    Source: RAFT, arXiv 2304.06767. Differs: above the group's baseline instead of the best of K.
+    """
+    return Terms(-t.new * (t.advantage > 0), t.new != t.new, token_mean)
+
+
+def _ratio(t: Tokens) -> Tensor:
+    return (t.new - t.old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+
+
+def _sequence_ratio(t: Tokens) -> Tensor:
+    mean = t.per_rollout(t.new - t.old) / t.lengths
+    return mean.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()[t.rollout]
+
+
+def _clipped(t: Tokens, ratio: Tensor, low: float, high: float, mean: Mean) -> Terms:
+    surrogate = (ratio * t.advantage).minimum(ratio.clamp(1.0 - low, 1.0 + high) * t.advantage)
+    over, under = ratio > 1.0 + high, ratio < 1.0 - low
+    clipped = ((t.advantage > 0) & over) | ((t.advantage < 0) & under)
+    return Terms(-t.weight * surrogate, clipped.detach(), mean)
+
+
+LOSSES: dict[str, Loss] = {
+    "reinforce": reinforce,
+    "ppo": ppo,
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "gspo": gspo,
+    "luspo": luspo,
+    "cispo": cispo,
+    "copg": copg,
+    "sft": sft,
+}
+
+WITH_REFERENCE = frozenset({"copg"})
+"""Losses that compare a group's rollouts under the initial policy: it is kept in memory, groups are not cut, and
+rollouts with advantage 0 are forwarded too."""

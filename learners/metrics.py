@@ -7,12 +7,19 @@ token was trained) is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from learners.batching import token_lags
 from learners.rewards import Centred
+from swarm.config import LimitsSection
+from swarm.errors import DivergedError
 from swarm.types import Finish, PolicyVersion
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def batch_metrics(centred: Sequence[Centred], now: PolicyVersion) -> dict[str, float]:
@@ -34,44 +41,105 @@ def batch_metrics(centred: Sequence[Centred], now: PolicyVersion) -> dict[str, f
     return out
 
 
-class Tally:
-    """What the forward passes of a step saw, each trained token once. All arrays are [N]."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What forward passes saw, each trained token once; all arrays are [N]."""
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[np.ndarray, ...]] = []
-        self.reference_kl = 0.0
+    new: np.ndarray
+    """float64: log-probabilities under the weights being trained."""
+    behaviour: np.ndarray
+    """float64: as recorded at sampling."""
+    weight: np.ndarray
+    """float64: the correction that was applied."""
+    clipped: np.ndarray
+    """bool"""
+    lags: np.ndarray
+    """int64; -1: unknown."""
+    entropy: np.ndarray
+    """float64: of the whole distribution, NaN where it was not computed."""
+    kl: np.ndarray
+    """float64: estimate of the divergence from the initial policy, NaN where it was not computed."""
 
-    def add(
-        self, new: np.ndarray, behaviour: np.ndarray, weight: np.ndarray, clipped: np.ndarray, lags: np.ndarray
-    ) -> None:
-        """One forward pass: log-probabilities now and then, importance weights, clip flags, lags (-1: unknown)."""
-        self._parts.append((new.astype(np.float64), behaviour.astype(np.float64), weight, clipped, lags))
+    @classmethod
+    def of(
+        cls,
+        new: Tensor,
+        behaviour: Tensor,
+        weight: Tensor,
+        clipped: Tensor,
+        lags: np.ndarray,
+        entropy: Tensor | None,
+        kl: Tensor | None,
+    ) -> Seen:
+        """From tensors of one forward pass; None where a quantity was not computed."""
+        none = np.full(len(lags), np.nan)
+        return cls(
+            new=_array(new),
+            behaviour=_array(behaviour),
+            weight=_array(weight),
+            clipped=clipped.detach().cpu().numpy(),
+            lags=lags,
+            entropy=none if entropy is None else _array(entropy),
+            kl=none if kl is None else _array(kl),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """The tokens of all parts, in order; at least one part."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens added so far."""
-        return sum(len(part[0]) for part in self._parts)
+    def ess_frac(self) -> float:
+        """(sum w)^2 / (N sum w^2): the effective sample size as a share; 0 where all weights are 0."""
+        return _ess(self.weight)
+
+    @property
+    def entropy_nats(self) -> float:
+        """Mean entropy of the distributions; where that was not computed the mean of minus the log-probability of the
+        sampled tokens, which is its expectation where the present weights sampled them."""
+        return float(-self.new.mean() if np.isnan(self.entropy).any() else self.entropy.mean())
+
+    def check(self, limits: LimitsSection) -> None:
+        """Raises DivergedError where the policy has collapsed, or has left those that sampled far behind."""
+        if (entropy := self.entropy_nats) < limits.entropy_nats:
+            raise DivergedError(
+                f"the entropy collapsed to {entropy:.3g} nats a token (learners.limits.entropy_nats = "
+                f"{limits.entropy_nats:g}); lower the learning rate or raise entropy_coef"
+            )
+        if (share := self.ess_frac) < limits.ess_frac:
+            raise DivergedError(
+                f"the effective sample size collapsed to {share:.3g} of the tokens (learners.limits.ess_frac = "
+                f"{limits.ess_frac:g}); lower max_lag or the learning rate"
+            )
 
     def metrics(self) -> dict[str, float]:
-        """Figures over all trained tokens; none where there were none.
-
-        `ess_frac` is (sum w)^2 / (N sum w^2), the effective sample size as a share. `kl_behaviour_nats` is the k3
-        estimate of KL(behaviour || now). `entropy_nats` is the mean of minus the log-probability of the sampled tokens:
-        the entropy in expectation where they were sampled by the present weights.
-        """
-        if not self._parts:
-            return {}
-        new, behaviour, weight, clipped, lags = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        weight = weight.astype(np.float64)
-        gap = np.clip(new - behaviour, -20.0, 20.0)
-        squares = float((weight**2).sum())
+        """Figures over all tokens, and per lag. `kl_behaviour_nats` is the k3 estimate of KL(behaviour || now)."""
+        gap = np.clip(self.new - self.behaviour, -20.0, 20.0)
+        divergence = np.exp(gap) - gap - 1.0
         out = {
-            "learn/clip_frac": float(clipped.mean()),
-            "learn/importance_mean": float(weight.mean()),
-            "learn/ess_frac": float(weight.sum()) ** 2 / (len(weight) * squares) if squares else 0.0,
-            "learn/kl_behaviour_nats": float((np.exp(gap) - gap - 1.0).mean()),
-            "learn/entropy_nats": float(-new.mean()),
+            "learn/clip_frac": float(self.clipped.mean()),
+            "learn/importance_mean": float(self.weight.mean()),
+            "learn/ess_frac": self.ess_frac,
+            "learn/kl_behaviour_nats": float(divergence.mean()),
+            "learn/entropy_nats": self.entropy_nats,
         }
-        for lag in np.unique(lags[lags >= 0]):
-            out[f"learn/importance_lag{lag}_mean"] = float(weight[lags == lag].mean())
+        if not np.isnan(self.kl).any():
+            out["learn/kl_reference_nats"] = float(self.kl.mean())
+        for lag in np.unique(self.lags[self.lags >= 0]):
+            at = self.lags == lag
+            out |= {
+                f"learn/clip_lag{lag}_frac": float(self.clipped[at].mean()),
+                f"learn/importance_lag{lag}_mean": float(self.weight[at].mean()),
+                f"learn/ess_lag{lag}_frac": _ess(self.weight[at]),
+                f"learn/kl_behaviour_lag{lag}_nats": float(divergence[at].mean()),
+            }
         return out
+
+
+def _ess(weight: np.ndarray) -> float:
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / (len(weight) * squares) if squares else 0.0
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().astype(np.float64)

@@ -67,6 +67,12 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperatures: Tensor) -> Ten
     return -nn.functional.cross_entropy(scaled, targets, reduction="none")
 
 
+def token_entropies(logits: Tensor, temperatures: Tensor) -> Tensor:
+    """float32 [N], nats: entropy of softmax(logits / temperature); arguments as above."""
+    logprobs = (logits.float() / temperatures[:, None]).log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
 def load(path: str | Path) -> nn.Module:
     """The model of a Hugging Face folder in float32, without dropout. Raises ConfigError where it cannot be read."""
     from transformers import AutoModelForCausalLM

@@ -22,6 +22,7 @@ from swarm.errors import ConfigError
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
@@ -90,7 +91,7 @@ class ActorsSection(Section):
     """Longest prompt after the chat template; longer ones are refused and counted."""
     threads: Count = 1
     """Compute threads of each actor on CPU."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: NotNegative = 0.0
     """GPUs each actor asks Ray for."""
 
 
@@ -107,6 +108,17 @@ class RewardersSection(Section):
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
 
 
+class LimitsSection(Section):
+    """A step beyond these ends the run as diverged (exit code 3), with the weights of the step before."""
+
+    grad_norm: Positive = 1000.0
+    """Largest gradient norm, before clipping."""
+    entropy_nats: NotNegative = 1e-4
+    """Smallest mean entropy of the trained tokens, estimated from their log-probabilities."""
+    ess_frac: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Smallest effective sample size, as a share of the trained tokens."""
+
+
 class LearnersSection(Section):
     """Scored groups in, weights out."""
 
@@ -116,14 +128,25 @@ class LearnersSection(Section):
     """Groups in a batch."""
     max_lag: Natural = 1
     """Largest age of a token when it is trained on, in learner steps; 0 is synchronous."""
-    loss: Spec = Spec(name="grpo")
+    loss: Spec = Spec(name="dapo")
     """Policy loss."""
     advantage: Spec = Spec(name="group_norm")
-    """How rewards of a group become advantages."""
-    importance_cap: Positive = 2.0
-    """Upper bound of the truncated importance weight per token."""
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty to the initial policy (k3 estimator); 0 keeps no reference model."""
+    """How rewards become advantages."""
+    truncation: Spec = Spec(name="keep")
+    """What a rollout that ran into the token limit is worth."""
+    proximal: Literal["start", "interpolated", "behaviour"] = "start"
+    """The policy that ratios are taken to: the weights at the start of the step; an interpolation between those that
+    sampled and those being trained, by lag; or those that sampled."""
+    correction: Spec = Spec(name="truncated")
+    """Weight of a token for having been sampled by other weights than the proximal policy."""
+    kl_coef: NotNegative = 0.0
+    """Weight of the KL penalty to the initial policy; 0 keeps no reference model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of the KL penalty."""
+    entropy_coef: NotNegative = 0.0
+    """Weight of an entropy bonus, per nat and token."""
+    limits: LimitsSection = LimitsSection()
+    """Where training counts as diverged."""
     updates_per_step: Count = 1
     """Optimiser updates per batch (the batch is split by groups)."""
     lr: Positive = 1e-6
@@ -132,7 +155,7 @@ class LearnersSection(Section):
     """Of the learning rate, after warm-up, over the steps of the run."""
     warmup_steps: Natural = 0
     """Learner steps of linear warm-up."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
     """AdamW's decoupled weight decay."""
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
     """AdamW's moments."""
@@ -148,7 +171,7 @@ class LearnersSection(Section):
     """Newest checkpoints to keep; at least two, so that a broken one has a predecessor."""
     threads: Count = 2
     """Compute threads of the learner on CPU."""
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    gpus: NotNegative = 0.0
     """GPUs the learner asks Ray for."""
 
 

@@ -2,7 +2,7 @@
 
     SwarmError
     |-- ConfigError          abort, exit 2   nothing has started; all problems listed at once
-    |-- DivergedError        abort, exit 3   loss, gradient or weights are not finite
+    |-- DivergedError        abort, exit 3   a loss or gradient is not finite, or a limit was passed
     |-- StarvedError         abort, exit 4   too many groups failed in a row; carries the last cause
     |-- StageFailure         drop and count  one group could not be made; the loop asks its prompt again
     |   |-- ActorError                       generation failed
@@ -42,7 +42,8 @@ class ConfigError(SwarmError, ValueError):
 
 
 class DivergedError(SwarmError, ArithmeticError):
-    """Training left the finite numbers; the last good checkpoint is named in the message."""
+    """Training left the finite numbers or the recipe's limits; the message names the batch and the last good
+    checkpoint."""
 
     exit_code = 3
 

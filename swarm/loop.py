@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from swarm import checkpoints, evaluation, recovery, schema
-from swarm.errors import DeadActor, PromptRefused, StageFailure, StarvedError
+from swarm.errors import DeadActor, DivergedError, PromptRefused, StageFailure, StarvedError
 from swarm.journal import Journal
 from swarm.ledger import Ask, Ledger
 from swarm.metrics import step_metrics
@@ -114,7 +114,10 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         handles, number = list(batch.values()), node.step + 1
         record = node.journal.folder.batch(number)
         with node.shares.spend("step"):
-            report = await revived(node, lambda: node.crew.step(number, handles, record))  # noqa: B023 - awaited here
+            try:
+                report = await revived(node, lambda: node.crew.step(number, handles, record))  # noqa: B023 - awaited here
+            except DivergedError as error:
+                raise recovery.diverged(node, number, error) from error
         if report is None:
             break
         node.step = number

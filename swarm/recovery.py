@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm import checkpoints, schema
-from swarm.errors import SchemaError
+from swarm.errors import DivergedError, SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +47,18 @@ async def _begin(node: Node, kept: Mapping[int, Handle], cause: str) -> None:
     if position is not None:
         node.stream.restore(position)
     node.pool.reinstate(node.again, kept, next_ticket)
+
+
+def diverged(node: Node, step: int, error: DivergedError) -> DivergedError:
+    """The learner's error with what its reader needs: the batch, and where there are good weights."""
+    folder = node.journal.folder
+    checkpoint, _ = checkpoints.newest_good(folder.checkpoints)
+    good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+    node.journal.event("diverged", step=step, cause=str(error), checkpoint=checkpoint.name if checkpoint else "")
+    return DivergedError(
+        f"step {step}: {error}; the weights are those of the last good update, "
+        f"the batch is {folder.batch(step)}, {good}"
+    )
 
 
 async def replay(node: Node, why: str) -> tuple[Path | None, int]:

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from swarm.errors import SchemaError, boundary
-from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
+from swarm.types import Finish, Group, Prompt, Rollout, Segment, Span, Status, Verdict
 
-VERSION = 1
+VERSION = 2
 _KEY = b"swarm.schema"
 
 _SPAN = pa.struct([("step", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])
+_SEGMENT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("value", pa.float64())])
 _VERDICT = pa.struct(
     [
         ("rewarder", pa.string()),
@@ -30,6 +31,7 @@ _VERDICT = pa.struct(
         ("value", pa.float64()),
         ("cause", pa.string()),
         ("seconds", pa.float64()),
+        ("segments", pa.list_(_SEGMENT)),
     ]
 )
 
@@ -105,6 +107,7 @@ def _rows(group: Group) -> list[dict[str, Any]]:
                     "value": v.value,
                     "cause": v.cause,
                     "seconds": v.seconds,
+                    "segments": [{"start": s.start, "end": s.end, "value": s.value} for s in v.segments],
                 }
                 for v in r.verdicts
             ],
@@ -194,7 +197,12 @@ def _rollout(row: dict[str, Any]) -> Rollout:
     edges = [0, *(span.end for span in spans)]
     if [span.start for span in spans] != edges[:-1] or edges[-1] != len(tokens):
         raise ValueError(f"version spans {spans} are not contiguous over {len(tokens)} tokens")
-    verdicts = tuple(
-        Verdict(v["rewarder"], Status(v["status"]), v["value"], v["cause"], v["seconds"]) for v in row["verdicts"]
-    )
+    verdicts = tuple(_verdict(v) for v in row["verdicts"])
+    if any(v.segments and v.segments[-1].end > len(tokens) for v in verdicts):
+        raise ValueError(f"a verdict's segments end beyond the {len(tokens)} tokens")
     return Rollout(tokens, logprobs, spans, row["text"], Finish(row["finish"]), loss_mask, verdicts)
+
+
+def _verdict(v: dict[str, Any]) -> Verdict:
+    segments = tuple(Segment(**segment) for segment in v["segments"])
+    return Verdict(v["rewarder"], Status(v["status"]), v["value"], v["cause"], v["seconds"], segments)

@@ -70,6 +70,15 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """One judged step of a rollout: completion tokens `start <= i < end`."""
+
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What one rewarder says of one rollout: a finite value, or no value and the cause."""
 
@@ -78,6 +87,8 @@ class Verdict:
     value: float | None = None
     cause: str = ""
     seconds: float = 0.0
+    segments: tuple[Segment, ...] = ()
+    """The value of single steps, in order and without overlap, where the rewarder judges steps."""
 
     def __post_init__(self) -> None:
         scored = self.status is Status.SCORED
@@ -85,6 +96,9 @@ class Verdict:
             raise ValueError(f"verdict of {self.rewarder!r}: status {self.status} with value {self.value!r}")
         if self.value is not None and not np.isfinite(self.value):
             raise ValueError(f"verdict of {self.rewarder!r}: value {self.value!r} is not finite")
+        edges = [edge for s in self.segments for edge in (s.start, s.end)]
+        if edges != sorted(edges) or not all(s.start < s.end and np.isfinite(s.value) for s in self.segments):
+            raise ValueError(f"verdict of {self.rewarder!r}: segments {self.segments} overlap, or are not finite")
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def make_learner(model_folder: Path, tmp_path: Path):
                 reward_weights={"exact": 1.0},
                 seed=3,
                 version=PolicyVersion("me", 0, 0),
+                max_tokens=8,
             )
         )
         return made[-1]

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.advantages import mean_only
-from learners.batching import loss_tokens, micro_batches, pack, pad, rows
-from learners.rewards import centre
+from learners.batching import micro_batches, pack, pad, rows, totals
+from learners.losses import Totals
+from learners.rewards import Treatment
 from swarm.types import PolicyVersion
 
 NOW = PolicyVersion("me", 0, 0)
@@ -23,6 +24,10 @@ shapes = st.lists(
 )
 
 
+def centre(groups):
+    return Treatment({"exact": 1.0}, mean_only).centre(groups)
+
+
 def batch_of(make_group, shape):
     groups = []
     for i, (members, prompt_length) in enumerate(shape):
@@ -30,7 +35,7 @@ def batch_of(make_group, shape):
         mask = [np.arange(len(r.tokens)) % 3 != 1 for r in group.rollouts]
         pairs = zip(group.rollouts, mask, strict=True)
         groups.append(replace(group, rollouts=tuple(replace(r, loss_mask=m) for r, m in pairs)))
-    return [centre(group, {"exact": 1.0}, mean_only) for group in groups]
+    return centre(groups)
 
 
 def seen(batches):
@@ -49,10 +54,10 @@ def test_every_token_with_loss_and_advantage_appears_exactly_once(make_group, sh
     centred = batch_of(make_group, shape)
     wanted = []
     for item in centred:
-        for rollout, advantage in zip(item.group.rollouts, item.advantages, strict=True):
-            for i in np.flatnonzero(rollout.loss_mask) if advantage else ():
+        for rollout, advantages in zip(item.group.rollouts, item.advantages, strict=True):
+            for i in np.flatnonzero(rollout.loss_mask & (advantages != 0.0)):
                 context = (*item.group.prompt_tokens, *rollout.tokens[:i])
-                wanted.append((context, rollout.tokens[i], np.float32(advantage), rollout.logprobs[i]))
+                wanted.append((context, rollout.tokens[i], np.float32(advantages[i]), rollout.logprobs[i]))
     assert seen(map(pad, micro_batches(rows(centred, NOW), budget))) == sorted(wanted)
 
 
@@ -117,7 +122,7 @@ def test_the_summed_loss_does_not_depend_on_the_order_of_groups(make_group, shap
         for items in (rows(centred, NOW), rows(shuffled, NOW))
     ]
     assert sums[0] == pytest.approx(sums[1], abs=1e-6)
-    assert loss_tokens(centred) == loss_tokens(shuffled)
+    assert totals(centred, 9) == totals(shuffled, 9)
 
 
 def test_micro_batches_are_balanced(make_group):
@@ -126,17 +131,35 @@ def test_micro_batches_are_balanced(make_group):
     assert [len(part) for part in parts] == [5, 4]
 
 
+@given(shape=shapes, shared=st.booleans())
+def test_rows_keep_their_rollout_length_and_group(make_group, shape, shared):
+    for part in micro_batches(rows(batch_of(make_group, shape), NOW), 60, shared):
+        batch = pack(part) if shared else pad(part)
+        assert np.bincount(batch.rollout, minlength=len(part)).tolist() == batch.lengths.tolist()
+        assert batch.lengths.tolist() == [row.rollout.loss_mask.sum() for row in part]
+        assert batch.rewards.tolist() == [np.float32(row.reward) for row in part]
+        same = [[a.group == b.group for a in part] for b in part]
+        assert (batch.groups[:, None] == batch.groups[None]).tolist() == same
+
+
+@given(shape=shapes, budget=st.integers(1, 30))
+def test_whole_groups_are_never_cut_whatever_the_budget(make_group, shape, budget):
+    items = rows(batch_of(make_group, shape), NOW, keep_flat=True)
+    parts = micro_batches(items, budget, shared=True, whole_groups=True)
+    assert sorted(id(row) for part in parts for row in part) == sorted(map(id, items))
+    assert [len({row.group for row in part}) for part in parts] == [1] * len(parts)
+    assert len(parts) == len({row.group for row in items})
+
+
 def test_the_denominator_counts_flat_rollouts_but_not_masked_ones(make_group):
-    centred = [
-        centre(make_group(rewards, i, lengths=(3, 4, 5)), {"exact": 1.0}, mean_only)
-        for i, rewards in enumerate([(1.0, 1.0, 1.0), (1.0, None, 0.0)])
-    ]
-    assert loss_tokens(centred) == 12 + 8
+    rewards = [(1.0, 1.0, 1.0), (1.0, None, 0.0)]
+    centred = centre([make_group(values, i, lengths=(3, 4, 5)) for i, values in enumerate(rewards)])
+    assert totals(centred, 9) == Totals(tokens=12 + 8, rollouts=5, max_tokens=9)
     assert len(rows(centred, NOW)) == 2
     assert len(rows(centred, NOW, keep_flat=True)) == 5
 
 
 def test_an_empty_prompt_is_refused(make_group):
-    centred = [centre(make_group((1.0, 0.0), prompt_length=0), {"exact": 1.0}, mean_only)]
+    centred = centre([make_group((1.0, 0.0), prompt_length=0)])
     with pytest.raises(ValueError, match="no token"):
         rows(centred, NOW)

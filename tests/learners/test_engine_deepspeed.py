@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from learners.losses import LOSSES, Terms
+from learners.losses import LOSSES, Terms, token_mean
 from swarm.errors import DivergedError
 from swarm.weights import open_mapped
 
@@ -64,13 +64,18 @@ def test_a_resume_is_exact_at_every_stage(make_learner, make_group, tmp_path, st
 
 @STAGES
 def test_bad_numbers_leave_the_weights_alone_at_every_stage(make_learner, make_group, monkeypatch, stage):
-    def cusp(new, old, behaviour, advantage, cap):
-        return Terms((new - new.detach()).abs().sqrt(), old, advantage > 0)
+    def cusp(t):
+        return Terms((t.new - t.new.detach()).abs().sqrt(), t.advantage > 0, token_mean)
 
     monkeypatch.setitem(LOSSES, "cusp", cusp)
     learner = make_learner(zero_stage=stage, loss={"name": "cusp"})
     before = learner.checksum()
     with pytest.raises(DivergedError, match="gradient"):
+        learner.step(1, [make_group(MIXED, 1)])
+    assert learner.checksum() == before
+
+    learner = make_learner(zero_stage=stage, limits={"grad_norm": 1e-6})
+    with pytest.raises(DivergedError, match="norm is"):
         learner.step(1, [make_group(MIXED, 1)])
     assert learner.checksum() == before
 

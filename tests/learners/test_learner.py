@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from learners import policy
-from learners.losses import LOSSES, Terms
+from learners.losses import LOSSES, Terms, token_mean
+from swarm.config import LimitsSection
 from swarm.errors import ConfigError, DivergedError
 from swarm.roles import Learner
 from swarm.types import Span
@@ -82,8 +83,16 @@ def test_the_canary_is_what_the_published_weights_say(make_learner, make_group):
 def test_logprobs_at_loss_positions_equal_those_of_full_logits(make_learner, make_group):
     learner = make_learner()
     group = make_group(MIXED, 5, temperature=0.7)
-    seen = {}
-    learner._loss = lambda new, *rest: seen.setdefault("terms", LOSSES["grpo"](new, *rest)) and keep(seen, new, rest)
+    seen, objective = {}, learner._objective
+
+    class Watched:
+        keeps_flat = whole_groups = needs_start = needs_entropy = False
+
+        def __call__(self, new, *rest):
+            seen["new"] = new.detach()
+            return objective(new, *rest)
+
+    learner._objective = Watched()
     before = [p.detach().clone() for p in learner._model.parameters()]
     learner.step(1, [group])
     with torch.no_grad():
@@ -99,16 +108,11 @@ def test_logprobs_at_loss_positions_equal_those_of_full_logits(make_learner, mak
     assert torch.allclose(seen["new"], torch.stack(wanted), atol=1e-5)
 
 
-def keep(seen, new, rest) -> Terms:
-    seen["new"] = new.detach()
-    return LOSSES["grpo"](new, *rest)
-
-
 def gradient(learner, groups):
     """The gradient of a step, taken just before the optimiser would use it."""
     taken = {}
 
-    def take(lr):
+    def take(lr, limit):
         taken.update({n: p.grad.clone() for n, p in learner._model.named_parameters()})
         learner._engine.forget()
         return 1.0
@@ -230,8 +234,8 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(make_learner, make_g
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(make_learner, make_group, monkeypatch):
-    def cusp(new, old, behaviour, advantage, cap):
-        return Terms((new - new.detach()).abs().sqrt(), old, advantage > 0)  # 0, with gradient 0 * inf
+    def cusp(t):
+        return Terms((t.new - t.new.detach()).abs().sqrt(), t.advantage > 0, token_mean)  # 0, with gradient 0 * inf
 
     monkeypatch.setitem(LOSSES, "cusp", cusp)
     learner = make_learner(loss={"name": "cusp"})
@@ -239,6 +243,57 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(make_learner, ma
     with pytest.raises(DivergedError, match="gradient"):
         learner.step(1, [make_group(MIXED, 1)])
     assert learner.checksum() == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "cause"),
+    [
+        ({"grad_norm": 1e-6}, "gradient norm is .*learners.limits.grad_norm = 1e-06"),
+        ({"entropy_nats": 9.0}, "entropy collapsed to .*learners.limits.entropy_nats = 9"),
+        ({"ess_frac": 0.9999}, "effective sample size collapsed to .*learners.limits.ess_frac = 0.9999"),
+    ],
+)
+def test_a_limit_that_is_passed_leaves_the_weights_alone(make_learner, make_group, limits, cause):
+    learner = make_learner(limits=limits)
+    before = learner.checksum()
+    with pytest.raises(DivergedError, match=cause):
+        learner.step(1, [make_group(MIXED, 1)])
+    assert learner.checksum() == before
+    learner._section = learner._section.model_copy(update={"limits": LimitsSection()})
+    learner.step(1, [make_group(MIXED, 1)])
+    fresh = make_learner()
+    fresh.step(1, [make_group(MIXED, 1)])
+    assert learner.checksum() == fresh.checksum()
+
+
+def test_what_a_family_earned_is_part_of_a_checkpoint(make_learner, make_group, tmp_path):
+    learner = make_learner(advantage="receiver_baseline")
+    learner.step(1, [make_group(MIXED, 1)])
+    learner.save(tmp_path)
+    resumed = make_learner(advantage="receiver_baseline")
+    resumed.restore(tmp_path, lineage=1)
+    assert resumed._treatment.baselines == learner._treatment.baselines == {"": 0.5}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_trains_on_shapes_that_hurt(make_learner, make_group, name):
+    """One rollout, an empty completion, equal rewards, one token, cut at the limit: finite, and the version moves."""
+    learner = make_learner(loss=name)
+    alone, flat, lone_tokens = make_group((1.0,), 1), make_group(FLAT, 2), make_group(MIXED, 3, lengths=(1, 1, 1, 1))
+    empty = make_group(MIXED, 4, lengths=(3, 3, 3, 3))
+    nothing = replace(
+        empty.rollouts[1],
+        tokens=np.zeros(0, np.int32),
+        logprobs=np.zeros(0, np.float32),
+        loss_mask=np.zeros(0, bool),
+        spans=(),
+    )
+    empty = replace(empty, rollouts=(empty.rollouts[0], nothing, *empty.rollouts[2:]))
+    report = learner.step(1, [alone, flat, lone_tokens, empty])
+    assert all(np.isfinite(value) for value in report.metrics.values())
+    assert report.num_rollouts == 1 + 4 + 4 + 4
+    learner.step(2, [make_group((1.0,), 5, step=1)])
+    assert learner.version.step == 2
 
 
 def test_clipping_acts_only_from_the_second_update_of_a_batch_on(make_learner, make_group):

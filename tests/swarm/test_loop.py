@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +304,25 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_the_run_goes_on(tmp
         assert node.saved, "a later one was written"
         assert "No space left" in event["cause"]
         assert sorted(p.name for p in node.journal.folder.checkpoints.iterdir()) == ["step_000003", "step_000009"]
+
+
+def test_a_divergence_names_the_batch_and_the_last_good_checkpoint(tmp_path: Path) -> None:
+    class Diverging(FakeCrew):
+        async def step(self, step: int, batch: Sequence[Handle], record: Path | None) -> StepReport:
+            report = await super().step(step, batch, record)
+            if step == 5:
+                raise DivergedError("the loss is nan")
+            return report
+
+    with process(tmp_path, Diverging(), steps=9) as node:
+        with pytest.raises(
+            DivergedError, match=r"step 5: the loss is nan.*step_000005\.parquet.*step_000003"
+        ) as caught:
+            asyncio.run(go(node))
+        assert caught.value.exit_code == 3
+        assert node.journal.folder.batch(5).exists(), "the offending batch"
+        (event,) = events(node, "diverged")
+        assert (event["step"], event["checkpoint"]) == (5, "step_000003")
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_not_forgotten(tmp_path: Path) -> None:

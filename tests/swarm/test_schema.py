@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from swarm import schema
 from swarm.errors import SchemaError
-from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
+from swarm.types import Finish, Group, Prompt, Rollout, Segment, Span, Status, Verdict
 
 text = st.text(max_size=12)  # hypothesis leaves out lone surrogates, which UTF-8 cannot hold
 json_values = st.recursive(
@@ -26,10 +26,13 @@ json_values = st.recursive(
 
 
 @st.composite
-def verdicts(draw: st.DrawFn) -> Verdict:
+def verdicts(draw: st.DrawFn, num_tokens: int) -> Verdict:
+    edges = sorted(draw(st.sets(st.integers(0, num_tokens))))
+    values = draw(st.lists(st.floats(-1, 1), min_size=len(edges), max_size=len(edges)))
+    segments = tuple(Segment(a, b, v) for a, b, v in zip(edges, edges[1:], values, strict=False))
     status = draw(st.sampled_from(Status))
     value = draw(st.floats(allow_nan=False, allow_infinity=False)) if status is Status.SCORED else None
-    return Verdict(draw(text), status, value, draw(text), draw(st.floats(0, 1e6)))
+    return Verdict(draw(text), status, value, draw(text), draw(st.floats(0, 1e6)), segments)
 
 
 @st.composite
@@ -45,7 +48,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
         text=draw(text),
         finish=draw(st.sampled_from(Finish)),
         loss_mask=np.asarray(draw(st.lists(st.booleans(), min_size=num, max_size=num)), bool),
-        verdicts=tuple(draw(st.lists(verdicts(), max_size=2))),
+        verdicts=tuple(draw(st.lists(verdicts(num), max_size=2))),
     )
 
 
@@ -122,12 +125,12 @@ def test_the_file_opens_in_plain_pyarrow_and_pandas(tmp_path: Path) -> None:
     assert frame["prompt_answer"].isna().all()
 
 
-@pytest.mark.parametrize("version", [b"2", b"nonsense \xff", None])
+@pytest.mark.parametrize("version", [b"1", b"nonsense \xff", None])
 def test_another_version_is_refused_and_both_are_named(tmp_path: Path, version: bytes | None) -> None:
     metadata = {b"swarm.schema": version} if version is not None else None
     batch = schema.to_batch(example()).replace_schema_metadata(metadata)
     named = version.decode(errors="replace") if version else "none"
-    with pytest.raises(SchemaError, match=f"schema version {named}, but this program reads 1"):
+    with pytest.raises(SchemaError, match=f"schema version {named}, but this program reads 2"):
         schema.from_batch(batch)
     path = tmp_path / "other.parquet"
     pq.write_table(pa.Table.from_batches([batch]), path)
@@ -206,3 +209,17 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path: Pa
         schema.write_groups(path, [example(), example(ticket="four")])
     assert [p.name for p in tmp_path.iterdir()] == ["groups.parquet"]
     assert [g.id for g in schema.read_groups(path)] == ["g"]
+
+
+def test_segments_beyond_the_tokens_are_refused() -> None:
+    group = example()
+    judged = Verdict("steps", Status.SCORED, 1.0, segments=(Segment(0, 99, 1.0),))
+    batch = schema.to_batch(group.with_verdicts([(judged,)] * len(group.rollouts)))
+    with pytest.raises(SchemaError, match="segments end beyond"):
+        schema.from_batch(batch)
+
+
+@pytest.mark.parametrize("edges", [[(0, 3), (2, 4)], [(2, 4), (0, 2)], [(1, 1)]])
+def test_segments_that_overlap_are_refused(edges: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        Verdict("steps", Status.SCORED, 1.0, segments=tuple(Segment(a, b, 0.0) for a, b in edges))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.models import BUILTIN, cache_folder
+from learners.losses import WITH_REFERENCE
 from swarm.config import RunConfig
 
 GIB = 2**30
@@ -209,7 +210,7 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
         "Adam moments": 8 * n,
         "copy to publish": 2 * n if lower and not s.gpus else 0,
         "autocast copies": 2 * n if lower else 0,
-        "reference": (6 if lower else 4) * n if s.kl_coef else 0,
+        "reference": (6 if lower else 4) * n if s.kl_coef or s.loss.name in WITH_REFERENCE else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
         "logits": ALLOCATOR * LOGIT_BYTES * shape.vocab * _loss_tokens(config),
     }

@@ -76,4 +76,5 @@ def make_node(config: RunConfig, crew: Crew, journal: Journal, ledger: Ledger, s
         give_up_after=config.cluster.give_up_after,
         live_prompts=live,
         live_every=config.eval.every,
+        live_samples=config.eval.live_samples,
     )

@@ -70,10 +70,11 @@ def write_plots(folder: RunFolder) -> list[Path]:
     if figures.rate(metrics):
         drawings["throughput"] = lambda figure: draw_throughput(figure, metrics)
     folder.plots.mkdir(exist_ok=True)
-    return [_save(folder.plots / f"{name}.png", drawing) for name, drawing in drawings.items()]
+    return [save(folder.plots / f"{name}.png", drawing) for name, drawing in drawings.items()]
 
 
-def _save(path: Path, drawing: Drawing) -> Path:
+def save(path: Path, drawing: Drawing) -> Path:
+    """Draw into a PNG file of 1600 x 900 pixels, in the house's look."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -182,6 +182,8 @@ class EvalSection(Section):
     """Asked before and after the run."""
     live_questions: Natural = 50
     """Asked while the run goes on; 0 for none."""
+    live_samples: Count = 1
+    """Answers to each live question: 1 is greedy, more are sampled at the recipe's temperature."""
     every: Count = 10
     """Learner steps between live evaluations."""
 

@@ -61,6 +61,7 @@ class Node:
     give_up_after: int
     live_prompts: list[Prompt]
     live_every: int
+    live_samples: int = 1
     step: int = 0
     lineage: int = 0
     again: dict[int, Ask] = field(default_factory=dict)
@@ -196,7 +197,8 @@ async def hand_out(node: Node, weights: Weights, tickets: list[int]) -> None:
             in_flight=report.in_flight,
         )
     if node.live_prompts and step % node.live_every == 0 and step < node.steps:
-        score = evaluation.accuracy(await evaluation.evaluate(node.crew, node.live_prompts))
+        num = node.live_samples
+        score = evaluation.accuracy(await evaluation.evaluate(node.crew, node.live_prompts, num, greedy=num == 1))
         node.journal.event("evaluated", step=step, accuracy=score, questions=len(node.live_prompts))
     await node.pool.release(tickets)
 

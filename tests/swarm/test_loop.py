@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from swarm import loop, metrics, recovery, schema
 from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
 from swarm.loop import Node
-from swarm.types import Handle, StepReport
+from swarm.types import Handle, Prompt, StepReport
 from tests.fake_crew import (
     CheckedPool,
     FakeCrew,
@@ -304,6 +304,27 @@ def test_a_checkpoint_that_cannot_be_written_is_an_event_and_the_run_goes_on(tmp
         assert node.saved, "a later one was written"
         assert "No space left" in event["cause"]
         assert sorted(p.name for p in node.journal.folder.checkpoints.iterdir()) == ["step_000003", "step_000009"]
+
+
+def test_live_questions_are_answered_greedily_or_as_often_as_asked(tmp_path: Path) -> None:
+    class Watched(FakeCrew):
+        def __init__(self) -> None:
+            super().__init__()
+            self.exams: list[tuple[bool, int]] = []
+
+        async def generate(
+            self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0
+        ) -> Handle:
+            if ticket < 0:
+                self.exams.append((greedy, num))
+            return await super().generate(prompt, ticket, attempt, greedy, num)
+
+    for samples, want in ((1, (True, 1)), (3, (False, 3))):
+        crew = Watched()
+        with process(tmp_path / str(samples), crew, steps=4, live_questions=2) as node:
+            node.live_samples = samples
+            asyncio.run(go(node))
+        assert crew.exams == [want] * 2, "both questions, once before the last step"
 
 
 def test_a_divergence_names_the_batch_and_the_last_good_checkpoint(tmp_path: Path) -> None:

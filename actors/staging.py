@@ -15,7 +15,7 @@ import numpy as np
 
 from swarm.errors import ActorError
 from swarm.types import Weights
-from swarm.weights import Tensor, digest, open_mapped
+from swarm.weights import Tensor, combined, digests, open_mapped
 
 Manifest = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name -> (dtype, shape) of every tensor that a set must have, and of no other."""
@@ -53,9 +53,13 @@ def stage(weights: Weights, wanted: Manifest) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ActorError(f"weights of step {weights.version.step}: {name} is not finite")
-    found = digest((name, t.dtype, t.shape, t.data) for name, t in tensors.items())
-    if found != weights.digest:
-        raise ActorError(f"weights of step {weights.version.step}: digest {found}, published as {weights.digest}")
+    each = digests((name, t.dtype, t.shape, t.data) for name, t in tensors.items())
+    if (found := combined(each)) != weights.digest:
+        other = next((name for name in each if weights.tensors.get(name, each[name]) != each[name]), "")
+        where = f"; {other} is not what was published" if other else ""
+        raise ActorError(
+            f"weights of step {weights.version.step}: digest {found}, published as {weights.digest}{where}"
+        )
     return tensors
 
 

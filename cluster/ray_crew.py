@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
+from cluster.ray_transport import CLOSE_S, Notice, Transport, brief, host_of, own
 from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker, parcel
 from swarm import schema
 from swarm.config import RunConfig
@@ -29,9 +30,6 @@ from swarm.types import Group, Handle, Prompt, StepReport, Weights
 BOOT_TRIES = 3
 """Processes of one worker that may fail to start in a row before the run gives up."""
 
-CLOSE_S = 10.0
-"""How long a worker may take to close before it is killed."""
-
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -40,9 +38,6 @@ KEEP_MEMORY = {
 }
 """For glibc: memory that a tensor frees stays with the process. By default every large tensor is mapped and unmapped
 by the kernel, which then fills it with zeros page by page; on virtual machines that costs more than the arithmetic."""
-
-Notice = Callable[..., None]
-"""`notice(kind, **facts)`: an event for the journal."""
 
 
 @dataclass(slots=True)
@@ -54,6 +49,8 @@ class Seat:
     """Starts a new process and returns its Ray handle."""
     process: Any = None
     pid: int = 0
+    host: str = ""
+    """Ray's id of the host that the process is on."""
     running: int = 0
     replacing: asyncio.Task[None] | None = None
 
@@ -65,6 +62,7 @@ class RayCrew:
         self._config, self._model, self._weights, self._notice = config, model, weights, notice
         self._lineage = 0
         self._newest: Weights | None = None
+        self._transport = Transport(notice)
         self._routable = asyncio.Condition()
         self._fatal: SwarmError | None = None
         a, r, s = config.actors, config.rewarders, config.learners
@@ -143,8 +141,9 @@ class RayCrew:
             if seat.process is None:
                 continue
             with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
-                await asyncio.wait_for(_own(seat.process.close.remote()), CLOSE_S)
+                await asyncio.wait_for(own(seat.process.close.remote()), CLOSE_S)
             ray.kill(seat.process)
+        await self._transport.close()
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -172,7 +171,8 @@ class RayCrew:
         return make
 
     async def _await_ready(self, seat: Seat) -> None:
-        seat.pid = await _own(seat.process.ready.remote())
+        seat.pid = await own(seat.process.ready.remote())
+        seat.host = await own(seat.process.__ray_call__.remote(host_of))
         self._notice("ready", worker=seat.name, pid=seat.pid)
 
     async def _replace(self, seat: Seat, cause: str) -> None:
@@ -215,9 +215,9 @@ class RayCrew:
         seat.running += 1
         try:
             ref, facts = getattr(process, method).options(num_returns=2).remote(*args)
-            return Handle(ref, await _own(facts))
+            return Handle(ref, await own(facts))
         except RayActorError as error:
-            self._bury(seat, process, _brief(error))
+            self._bury(seat, process, brief(error))
             raise failure(f"{seat.name} died") from None
         finally:
             if seat.process is process:
@@ -225,12 +225,12 @@ class RayCrew:
 
     async def _learn(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         try:
-            return await _own(call(self.learner.process))
+            return await own(call(self.learner.process))
         except RayActorError as error:
-            await self._replace(self.learner, _brief(error))
+            await self._replace(self.learner, brief(error))
             if self._fatal:
                 raise self._fatal from None
-            raise DeadActor(_brief(error)) from None
+            raise DeadActor(brief(error)) from None
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -241,29 +241,11 @@ class RayCrew:
         try:
             return await self._send(seat, self._newest)
         except (RayActorError, StageFailure) as error:
-            self._bury(seat, process, f"could not load weights of step {self._newest.version.step}: {_brief(error)}")
+            self._bury(seat, process, f"could not load weights of step {self._newest.version.step}: {brief(error)}")
             return None
 
     async def _send(self, seat: Seat, weights: Weights) -> SyncReport:
-        """Beside the learner the actor maps the published file; elsewhere Ray's object store carries the bytes."""
+        """Beside the learner the actor maps the published file; elsewhere the copy that is brought to its host."""
         process = seat.process
-        if await _own(process.sees.remote(weights.path)):
-            return await _own(process.load.remote(weights))
-        copied = self.learner.process.read_published.remote(weights.path)
-        return await _own(process.load.remote(weights, copied))
-
-
-async def _own(ref: Awaitable[Any]) -> Any:
-    """Await a Ray reference; an error of our own tree that a worker raised comes out as itself."""
-    try:
-        return await ref
-    except RayTaskError as error:
-        if isinstance(error.cause, SwarmError):
-            raise error.cause from None
-        raise
-
-
-def _brief(error: Exception) -> str:
-    """The first line of an error that says something, without Ray's page of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        path = await self._transport.bring(weights, self.learner.host, seat.host)
+        return await own(process.load.remote(replace(weights, path=path)))

@@ -7,10 +7,8 @@ learner: torch takes seconds and a quarter of a GiB, which the driver and the re
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,23 +94,11 @@ class ActorWorker:
         """The process id, once the engine has booted."""
         return os.getpid()
 
-    async def sees(self, path: str) -> bool:
-        """Whether this process can map that file, hence runs beside the one that wrote it."""
-        return await asyncio.to_thread(os.access, path, os.R_OK)
-
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool, num: int) -> Parcel:
         return parcel(await self._actor.generate(prompt, ticket, attempt, greedy, num), {})
 
-    async def load(self, weights: Weights, copied: np.ndarray | None = None) -> SyncReport:
-        """Load a published set; `copied` are its bytes where it was published on another host."""
-        if copied is not None:
-            local = Path("/dev/shm")  # noqa: S108 - RAM-backed, as where it was published
-            local /= f"swarm-weights-copy-{os.getpid()}.safetensors"
-            await asyncio.to_thread(local.write_bytes, copied.tobytes())
-            try:
-                return await self._actor.load(replace(weights, path=str(local)))
-            finally:
-                local.unlink(missing_ok=True)  # the engine keeps its mapping
+    async def load(self, weights: Weights) -> SyncReport:
+        """Load a published set, which is on this host."""
         return await self._actor.load(weights)
 
     async def usage(self) -> Usage:
@@ -179,10 +165,6 @@ class LearnerWorker:
 
     def publish(self) -> Weights:
         return self._learner.publish()
-
-    def read_published(self, path: str) -> np.ndarray:
-        """The bytes of a published set, for an actor on another host."""
-        return np.fromfile(path, np.uint8)
 
     def save(self, folder: Path) -> None:
         self._learner.save(folder)

@@ -1,5 +1,8 @@
 """Publishing weights: float32 masters -> the engines' dtype -> one file on a RAM-backed file system.
 
+In bfloat16, where most elements stay as they were, a second file holds what changed since the set before
+(`swarm.weight_delta`), for hosts that hold that set; both lead to the same bits.
+
 The canary's log-probabilities come from a model whose weights are the file itself, mapped: an engine that loaded the
 file right must agree with them up to its own kernels. Beside the file this takes memory only for values that have to be
 converted or brought from a GPU, while they are written.
@@ -8,10 +11,7 @@ converted or brought from a GPU, while they are written.
 from __future__ import annotations
 
 import copy
-import fcntl
-import os
-import shutil
-import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from learners.policy import token_logprobs
-from swarm import weights
-from swarm.types import CANARY_TOKENS, PolicyVersion, Weights
+from swarm import weight_delta, weights
+from swarm.ram_folder import RamFolder
+from swarm.types import CANARY_TOKENS, Delta, PolicyVersion, Weights
 
 _KEEP = 2
-_PREFIX = "swarm-weights-"
 
 
 class Publisher:
@@ -38,11 +38,11 @@ class Publisher:
         self._named = dict(self._mirror.named_parameters())
         self._canary = _sampled(model, seed)
         self._dtype = dtype
-        self._lock: int | None = None
-        if folder is None:
-            folder, self._lock = _make_folder()
-        self._folder = folder
+        self._own = RamFolder() if folder is None else None
+        self._folder = self._own.path if self._own else folder
         self._written: list[Path] = []
+        self._newest: tuple[str, np.ndarray] | None = None  # digest and bytes, mapped
+        self._delta_path: Path | None = None
 
     def publish(self, parameters: Mapping[str, Tensor], version: PolicyVersion) -> Weights:
         """Write `parameters` (names of the model, any float dtype and device) as the weights of `version`."""
@@ -54,12 +54,31 @@ class Publisher:
         before = [p for p in self._written if p != path]
         for old in before[: 1 - _KEEP]:  # first, so that there is never room needed for one more
             old.unlink(missing_ok=True)
-        digest, size = weights.write(path, tensors)
+        each, size = weights.write(path, tensors)
         self._written = [*before[1 - _KEEP :], path]
+        digest, data = weights.combined(each), np.memmap(path, np.uint8, "r")
+        delta = self._delta(path, data, sum(parameters[n].numel() for n in self._named))
+        self._newest = digest, data
         for name, tensor in weights.open_mapped(path).items():
             if tensor.data.nbytes:
                 self._named[name].data = torch.frombuffer(tensor.data, dtype=self._dtype).view(tensor.shape)
-        return Weights(version, str(path), digest, size, tuple(self._canary.tolist()), self._canary_logprobs())
+        canary = tuple(self._canary.tolist()), self._canary_logprobs()
+        return Weights(version, str(path), digest, size, *canary, tensors=each, delta=delta)
+
+    def _delta(self, path: Path, data: np.ndarray, elements: int) -> Delta | None:
+        """Write what `data` changed in the newest set, beside it. None in float32, of which nearly everything changes,
+        and where there is no set before it of the same layout."""
+        if self._delta_path:
+            self._delta_path.unlink(missing_ok=True)  # of use only to who holds the set before the newest
+            self._delta_path = None
+        if self._dtype != torch.bfloat16 or self._newest is None or len(self._newest[1]) != len(data):
+            return None
+        began = time.monotonic()
+        base, old = self._newest
+        content, changed = weight_delta.encode(old, data)
+        self._delta_path = path.with_suffix(".delta")
+        self._delta_path.write_bytes(content)
+        return Delta(base, str(self._delta_path), len(content), changed, elements, time.monotonic() - began)
 
     def _canary_logprobs(self) -> tuple[float, ...]:
         with torch.no_grad():
@@ -69,12 +88,10 @@ class Publisher:
 
     def close(self) -> None:
         """Remove what was written. Mappings that engines hold stay valid."""
-        for path in self._written:
+        for path in filter(None, (*self._written, self._delta_path)):
             path.unlink(missing_ok=True)
-        if self._lock is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = None
+        if self._own is not None:
+            self._own.close()
 
 
 def _sampled(model: nn.Module, seed: int) -> Tensor:
@@ -98,31 +115,3 @@ def _without_parameters(model: nn.Module) -> nn.Module:
 def _bytes_of(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     """The values in `dtype` as uint8 in memory, copied only where they must be; numpy has no bfloat16."""
     return tensor.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy()
-
-
-def _make_folder() -> tuple[Path, int]:
-    """A new folder in shared memory, locked while this process lives; folders of killed processes are removed."""
-    shared = Path("/dev/shm")  # noqa: S108 - RAM-backed; the folder in it is made with an unguessable name and mode 700
-    parent = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    for left in parent.glob(_PREFIX + "*"):
-        _remove_if_dead(left)
-    hidden = Path(tempfile.mkdtemp(prefix="." + _PREFIX, dir=parent))
-    lock = os.open(hidden / "lock", os.O_CREAT | os.O_RDWR)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    folder = parent / hidden.name.removeprefix(".")
-    hidden.rename(folder)  # seen by others only when locked
-    return folder, lock
-
-
-def _remove_if_dead(folder: Path) -> None:
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR)
-    except OSError:
-        return  # another user's, or just being made
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except OSError:
-        pass  # its owner lives
-    finally:
-        os.close(lock)

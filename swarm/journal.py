@@ -3,6 +3,7 @@
     runs/NAME/
       config.toml            the resolved recipe
       metrics.jsonl          one line per learner step
+      digests.jsonl          one line per learner step: the digest of every published tensor
       events.jsonl           deaths, restarts, syncs, forfeits, evaluations, checkpoints
       ledger.sqlite          see `swarm.ledger`
       rollouts/              step_000001.parquet ...: the groups of each batch, see `swarm.schema`
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from swarm.errors import ConfigError
+from swarm.types import Weights
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -118,7 +120,7 @@ class RunFolder:
             yield
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl` or `events.jsonl`; a last line that a crash cut is left out."""
+        """The lines of `metrics.jsonl` or another log; a last line that a crash cut is left out."""
         path = self.root / name
         lines = path.read_text().splitlines() if path.exists() else []
         records = []
@@ -139,11 +141,17 @@ class Journal:
         self.folder = folder
         self.listeners = listeners or []
         self.started = time.monotonic()
-        self._files = {kind: _append(folder.root / f"{kind}.jsonl") for kind in ("metrics", "events")}
+        self._files = {kind: _append(folder.root / f"{kind}.jsonl") for kind in ("metrics", "digests", "events")}
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """One learner step's metrics."""
         self._write("metrics", "step", metrics)
+
+    def published(self, weights: Weights) -> None:
+        """The digests of the weights of one learner step: a replay names the first tensor that differs."""
+        version = weights.version
+        line = {"lineage": version.lineage, "step": version.step, "digest": weights.digest, "tensors": weights.tensors}
+        self._files["digests"].write(json.dumps(line) + "\n")
 
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened, by kind."""

@@ -130,6 +130,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         if weights is None:
             break
         handing_out = tasks.create_task(hand_out(node, weights, list(batch)))
+        node.journal.published(weights)
         node.journal.step(step_metrics(node.lineage, report, handles, weights, node.shares))
         if node.step % node.checkpoint_every == 0 and node.step < node.steps:
             lineage = node.lineage

@@ -28,7 +28,22 @@ def step_metrics(
         "digest": weights.digest,
         "weights_bytes": weights.bytes,
         "learner_shares": shares.read(),
+        **sync_metrics(weights),
         **report.metrics,
+    }
+
+
+def sync_metrics(weights: Weights) -> dict[str, float]:
+    """What a host that holds the set before has to be sent, and what another has; nothing where there is no delta."""
+    delta = weights.delta
+    if delta is None:
+        return {}
+    return {
+        "sync/changed_frac": delta.changed / delta.elements,
+        "sync/changed_elements": delta.changed,
+        "sync/delta_bytes": delta.bytes,
+        "sync/full_bytes": weights.bytes,
+        "sync/delta_s": delta.seconds,
     }
 
 

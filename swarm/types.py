@@ -188,6 +188,23 @@ CANARY_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """What a published set changed in the one that the same process published before it, see `swarm.weight_delta`."""
+
+    base: str
+    """Digest of the set that it applies to."""
+    path: str
+    """A file beside the set's own."""
+    bytes: int
+    changed: int
+    """Elements whose bits differ."""
+    elements: int
+    """Elements of the set."""
+    seconds: float
+    """What it took the learner to find and write them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """A published set of weights: where it lies on its host and what it must be."""
 
@@ -195,12 +212,16 @@ class Weights:
     path: str
     """A safetensors file on a RAM-backed file system of the learner's host."""
     digest: str
-    """xxh3-128 over names, dtypes, shapes and bytes in file order."""
+    """Over those of the tensors, in file order, see `swarm.weights`."""
     bytes: int
     canary_tokens: tuple[int, ...] = ()
     """A fixed token sequence that each engine scores after a load."""
     canary_logprobs: tuple[float, ...] = ()
     """The learner's log-probabilities (nats, temperature 1) of canary tokens 1.. given those before; one fewer."""
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each tensor by name, in file order."""
+    delta: Delta | None = None
+    """Where the engines' dtype is bfloat16 and there is a set before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""A published weight set: one safetensors file on a RAM-backed file system, and the digest that proves it.
+"""A published weight set: one safetensors file on a RAM-backed file system, and the digests that prove it.
 
-The learner writes it, engines map it; both take the digest from here. Nothing here needs torch: tensors are a dtype
-name, a shape and a buffer, so that bfloat16 (which numpy lacks) is only bytes. Data types carry torch's names.
+The learner writes it, engines map it; both take the digests from here: one of every tensor, and from those the set's,
+so that two sets that differ can be told apart by the first tensor that does. Nothing here needs torch: tensors are a
+dtype name, a shape and a buffer, so that bfloat16 (which numpy lacks) is only bytes. Data types carry torch's names.
 
 The file is written under another name and renamed, so a reader sees all of it or none. A reader holds a mapping: pages
 stay valid after the learner has unlinked the file, which is what a rollback to the last good version rests on.
@@ -45,19 +46,32 @@ class Tensor:
     data: memoryview
 
 
-def digest(entries: Iterable[tuple[str, str, Sequence[int], Any]]) -> str:
-    """xxh3-128 hex digest of `(name, dtype, shape, contiguous buffer)` entries, in the order given.
+Entry = tuple[str, str, Sequence[int], Any]
+"""Name, dtype, shape and contiguous buffer of a tensor."""
 
-    Name, dtype and shape enter as one JSON line before the bytes, so no two sets share a stream.
-    """
+
+def digests(entries: Iterable[Entry]) -> dict[str, str]:
+    """xxh3-128 hex digest of each tensor by name: over name, dtype and shape as one JSON line, then its bytes."""
+    return {name: _digest(name, dtype, shape, _flat(buffer)) for name, dtype, shape, buffer in entries}
+
+
+def combined(each: Mapping[str, str]) -> str:
+    """The digest of a set, from those of its tensors: xxh3-128 over one JSON line for each, in the order given."""
     state = xxhash.xxh3_128()
-    for name, dtype, shape, buffer in entries:
-        _feed(state, name, dtype, shape, _flat(buffer))
+    for item in each.items():
+        state.update(json.dumps(item).encode() + b"\n")
     return state.hexdigest()
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, tuple[str, Sequence[int], Any]]) -> tuple[str, int]:
-    """Write `name -> (dtype, shape, contiguous buffer)` as a safetensors file; returns (digest, size in bytes).
+def digest(entries: Iterable[Entry]) -> str:
+    """The digest of a set whose own tensors' digests nobody asks for."""
+    return combined(digests(entries))
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, tuple[str, Sequence[int], Any]]
+) -> tuple[dict[str, str], int]:
+    """Write `name -> (dtype, shape, contiguous buffer)` as a safetensors file; returns (digests, size in bytes).
 
     The order of the mapping is the order of the file. The file appears under `path` by a rename, complete; a
     failed write leaves nothing behind. Raises ValueError where a buffer does not fit its dtype and shape, OSError from
@@ -78,19 +92,19 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, tuple[str, Sequenc
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the first tensor to 8 bytes
 
-    state = xxhash.xxh3_128()
+    each: dict[str, str] = {}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb", buffering=0) as file:
             _write_all(file.fileno(), memoryview(len(text).to_bytes(8, "little") + text))
             for name, (dtype, shape, _) in tensors.items():
-                _feed(state, name, dtype, shape, flat[name])
+                each[name] = _digest(name, dtype, shape, flat[name])
                 _write_all(file.fileno(), flat[name])
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return state.hexdigest(), 8 + len(text) + end
+    return each, 8 + len(text) + end
 
 
 def open_mapped(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -131,9 +145,10 @@ def open_mapped(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return out
 
 
-def _feed(state: Any, name: str, dtype: str, shape: Sequence[int], data: memoryview) -> None:
-    state.update(json.dumps([name, dtype, [int(n) for n in shape]]).encode() + b"\n")
+def _digest(name: str, dtype: str, shape: Sequence[int], data: memoryview) -> str:
+    state = xxhash.xxh3_128(json.dumps([name, dtype, [int(n) for n in shape]]).encode() + b"\n")
     state.update(data)
+    return state.hexdigest()
 
 
 def _flat(buffer: Any) -> memoryview:

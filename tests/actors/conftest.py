@@ -77,13 +77,25 @@ class Bench:
         self.step += 1
         tensors = self.tensors_of(net) | changes.pop("tensors", {})
         path = self.folder / f"{self.step}.safetensors"
-        digest, size = weights.write(path, {k: v for k, v in tensors.items() if v is not None})
+        each, size = weights.write(path, {k: v for k, v in tensors.items() if v is not None})
         version = PolicyVersion("learner", 0, self.step)
         canary = {}
         if canary_net is not None:
             scores = logprobs_of(canary_net, CANARY[:1], CANARY[1:])
             canary = {"canary_tokens": CANARY, "canary_logprobs": tuple(float(x) for x in scores)}
-        return Weights(**({"version": version, "path": str(path), "digest": digest, "bytes": size} | canary | changes))
+        return Weights(
+            **(
+                {
+                    "version": version,
+                    "path": str(path),
+                    "digest": weights.combined(each),
+                    "bytes": size,
+                    "tensors": each,
+                }
+                | canary
+                | changes
+            )
+        )
 
     def load(self, net: Any, **options: Any) -> Any:
         """Publish and load, in one go."""

@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from actors import staging
 from swarm.errors import ActorError
-from swarm.weights import Tensor
+from swarm.types import PolicyVersion, Weights
+from swarm.weights import Tensor, combined, write
 
 
 @given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)))
@@ -76,3 +77,15 @@ def test_stop_ids_come_from_the_generation_config_else_from_the_config(tmp_path:
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     assert staging.stop_ids(str(tmp_path)) == ids
+
+
+def test_a_set_that_is_not_what_was_published_is_refused_with_the_first_tensor_that_differs(tmp_path: Path) -> None:
+    values = {"a": np.arange(3, dtype=np.float32), "b": np.ones(2, np.float32)}
+    each, size = write(tmp_path / "w", {n: ("float32", v.shape, v) for n, v in values.items()})
+    wanted = {n: ("float32", v.shape) for n, v in values.items()}
+    published = Weights(PolicyVersion("learner", 0, 7), str(tmp_path / "w"), combined(each), size, tensors=each)
+    assert list(staging.stage(published, wanted)) == ["a", "b"]
+    values["b"][1] = 2
+    write(tmp_path / "w", {n: ("float32", v.shape, v) for n, v in values.items()})
+    with pytest.raises(ActorError, match=r"step 7: digest .*; b is not what was published"):
+        staging.stage(published, wanted)

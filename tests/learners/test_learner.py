@@ -12,11 +12,12 @@ import torch
 
 from learners import policy
 from learners.losses import LOSSES, Terms, token_mean
+from swarm import weight_delta
 from swarm.config import LimitsSection
 from swarm.errors import ConfigError, DivergedError
 from swarm.roles import Learner
 from swarm.types import Span
-from swarm.weights import digest, open_mapped
+from swarm.weights import combined, digest, open_mapped
 
 MIXED = (1.0, 0.0, 0.0, 1.0)
 FLAT = (1.0, 1.0, 1.0, 1.0)
@@ -49,6 +50,7 @@ def test_a_publication_is_the_weights_in_the_engines_dtype(make_learner, make_gr
     tensors = open_mapped(published.path)
     assert published.version.step == 1
     assert published.digest == digest((n, t.dtype, t.shape, t.data) for n, t in tensors.items())
+    assert published.digest == combined(published.tensors)
     with learner._engine.parameters(learner._model) as parameters:
         assert list(tensors) == list(parameters)
         assert "lm_head.weight" not in tensors
@@ -66,6 +68,36 @@ def test_the_two_newest_publications_are_kept_and_all_go_at_the_end(make_learner
     assert [p.exists() for p in paths] == [False, True, True]
     learner.close()
     assert not paths[0].parent.exists()
+
+
+def test_a_bfloat16_publication_comes_with_what_it_changes_in_the_one_before(make_learner, make_group):
+    learner = make_learner(dtype="bfloat16", lr=1e-4)
+    first = learner.publish()
+    assert first.delta is None
+    learner.step(1, [make_group(MIXED, 1)])
+    second = learner.publish()
+    delta = second.delta
+    assert delta.base == first.digest
+    assert delta.bytes == Path(delta.path).stat().st_size
+    assert 0 < delta.changed < delta.elements == sum(p.numel() for p in learner._model.parameters())
+    old, new = (np.fromfile(w.path, np.uint8) for w in (first, second))
+    assert weight_delta.apply(old, np.fromfile(delta.path, np.uint8)) == delta.changed
+    assert (old == new).all()
+    learner.step(2, [make_group(FLAT, 2, step=1)])
+    third = learner.publish()
+    assert (third.delta.base, third.delta.changed) == (second.digest, 0)
+    assert not Path(delta.path).exists()
+    again = learner.publish()  # the same version once more, as after a resume
+    assert (again.path, again.digest, again.delta.base) == (third.path, third.digest, third.digest)
+    learner.close()
+    assert not Path(again.path).parent.exists()
+
+
+def test_a_float32_publication_is_full(make_learner, make_group):
+    learner = make_learner(dtype="float32")
+    learner.publish()
+    learner.step(1, [make_group(MIXED, 1)])
+    assert learner.publish().delta is None
 
 
 def test_the_canary_is_what_the_published_weights_say(make_learner, make_group):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from swarm import evaluation, metrics, scores
 from swarm.errors import ActorError, PromptRefused, StageFailure
 from swarm.shares import Shares
 from swarm.types import (
+    Delta,
     Finish,
     GroupFacts,
     Handle,
@@ -152,6 +154,16 @@ def test_step_metrics_leave_out_rollouts_without_a_reward() -> None:
     assert line["reward"] == pytest.approx(1 / 3)
     assert line["mean_length"] == 6.0
     assert metrics.step_metrics(1, report, [facts((None,), 4.0)], weights, Shares())["reward"] is None
+
+
+def test_step_metrics_tell_what_a_delta_saves() -> None:
+    version, report = PolicyVersion("learner", 0, 3), StepReport(3, 4, 40, 30, 1.5)
+    full = Weights(version, "", "abc", 2000)
+    assert not [key for key in metrics.step_metrics(0, report, [facts((1.0,), 4.0)], full, Shares()) if "sync/" in key]
+    sent = replace(full, delta=Delta("ab", "", 80, changed=10, elements=1000, seconds=0.25))
+    line = metrics.step_metrics(0, report, [facts((1.0,), 4.0)], sent, Shares())
+    assert (line["sync/changed_frac"], line["sync/changed_elements"]) == (0.01, 10)
+    assert (line["sync/delta_bytes"], line["sync/full_bytes"]) == (80, 2000)
 
 
 # -- evaluation -------------------------------------------------------------------------------------------------------

@@ -29,13 +29,14 @@ def entries(found: dict[str, weights.Tensor]) -> list[tuple[str, str, tuple[int,
 @given(SETS)
 def test_a_set_comes_back_bit_for_bit_in_its_order_and_with_its_digest(tmp_path: Path, layout: dict) -> None:
     tensors = filled(layout)
-    digest, size = weights.write(tmp_path / "w", tensors)
+    each, size = weights.write(tmp_path / "w", tensors)
     found = weights.open_mapped(tmp_path / "w")
     assert size == (tmp_path / "w").stat().st_size
     assert {n: (t.dtype, t.shape, bytes(t.data)) for n, t in found.items()} == {
         n: (d, s, a.tobytes()) for n, (d, s, a) in tensors.items()
     }
-    assert weights.digest(entries(found)) == digest == weights.digest((n, *rest) for n, rest in tensors.items())
+    assert weights.digests(entries(found)) == each == weights.digests((n, *rest) for n, rest in tensors.items())
+    assert list(each) == list(tensors)
 
 
 def test_the_safetensors_library_reads_the_file(tmp_path: Path) -> None:
@@ -83,7 +84,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
 
 
 def test_a_mapping_outlives_the_unlinked_file(tmp_path: Path) -> None:
-    digest, _ = weights.write(tmp_path / "w", filled({"a": ("float32", (3,))}))
+    each, _ = weights.write(tmp_path / "w", filled({"a": ("float32", (3,))}))
     found = weights.open_mapped(tmp_path / "w")
     (tmp_path / "w").unlink()
-    assert weights.digest(entries(found)) == digest
+    assert weights.digests(entries(found)) == each
+
+
+def test_the_digest_of_a_set_is_made_of_its_tensors_digests_and_their_order() -> None:
+    a, b = np.zeros(4, np.float32), np.ones(4, np.float32)
+    one = weights.digests([("x", "float32", (4,), a), ("y", "float32", (4,), b)])
+    other = weights.digests([("x", "float32", (4,), a), ("y", "float32", (4,), a)])
+    assert one["x"] == other["x"]
+    assert one["y"] != other["y"]
+    assert weights.combined(one) != weights.combined(other)
+    assert weights.combined(one) != weights.combined(dict(reversed(one.items())))

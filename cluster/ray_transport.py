@@ -1,0 +1,120 @@
+"""Published weights from host to host through Ray's object store, as deltas where that is possible.
+
+    learner's host: courier.read  --bytes-->  object store  --once per host-->  courier.patch or .hold --> actors map it
+
+Couriers are processes of their own, so the learner goes on stepping while its weights travel. They are started when the
+first actor turns out to be on another host; where all share the learner's there are none, and nothing travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.courier import Courier
+from swarm.errors import ActorError, SwarmError
+from swarm.types import Weights
+
+CLOSE_S = 10.0
+"""How long a process may take to close before it is killed."""
+
+Notice = Callable[..., None]
+"""`notice(kind, **facts)`: an event for the journal."""
+
+
+@dataclass(slots=True)
+class _Host:
+    """What one host has: its courier, and the newest set that it holds."""
+
+    process: Any
+    digest: str = ""
+    path: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Transport:
+    """Brings sets of weights to the hosts of actors."""
+
+    def __init__(self, notice: Notice) -> None:
+        self._notice = notice
+        self._hosts: dict[str, _Host] = {}
+
+    async def bring(self, weights: Weights, source: str, host: str) -> str:
+        """The path of `weights` on `host`, where they are afterwards; `source` is the host of their learner.
+
+        Raises ActorError where they could not be brought there.
+        """
+        if host == source:
+            return weights.path
+        there = self._host(host)
+        async with there.lock:  # one set at a time, once for all actors of that host
+            if there.digest != weights.digest:
+                try:
+                    there.path = await self._carry(weights, self._host(source), there)
+                except RayError as error:
+                    await self._forget(source, host)
+                    raise ActorError(f"weights of step {weights.version.step} did not arrive: {brief(error)}") from None
+                there.digest = weights.digest
+        return there.path
+
+    async def _carry(self, weights: Weights, here: _Host, there: _Host) -> str:
+        began, step, delta = time.monotonic(), weights.version.step, weights.delta
+        if delta is not None and delta.base == there.digest and delta.bytes < weights.bytes:
+            try:
+                content = here.process.read.remote(delta.path)
+                path: str = await own(there.process.patch.remote(weights, content))
+                self._notice("carried", step=step, how="delta", bytes=delta.bytes, seconds=time.monotonic() - began)
+                return path
+            except ActorError as error:
+                self._notice("delta_refused", step=step, cause=str(error))
+        path = await own(there.process.hold.remote(weights, here.process.read.remote(weights.path)))
+        self._notice("carried", step=step, how="full", bytes=weights.bytes, seconds=time.monotonic() - began)
+        return path
+
+    def _host(self, host: str) -> _Host:
+        if host not in self._hosts:
+            place = NodeAffinitySchedulingStrategy(host, soft=False)
+            remote = ray.remote(num_cpus=0, scheduling_strategy=place)(Courier)
+            self._hosts[host] = _Host(remote.remote())
+        return self._hosts[host]
+
+    async def _forget(self, *hosts: str) -> None:
+        """Couriers of which one is dead: the next set finds new ones, and goes whole."""
+        for host in hosts:
+            if there := self._hosts.pop(host, None):
+                ray.kill(there.process)
+
+    async def close(self) -> None:
+        for there in self._hosts.values():
+            with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
+                await asyncio.wait_for(own(there.process.close.remote()), CLOSE_S)
+            ray.kill(there.process)
+
+
+def host_of(_worker: Any) -> str:
+    """The host (Ray's node id) of the worker in whose process this runs."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+async def own(ref: Awaitable[Any]) -> Any:
+    """Await a Ray reference; an error of our own tree that a worker raised comes out as itself."""
+    try:
+        return await ref
+    except RayTaskError as error:
+        if isinstance(error.cause, SwarmError):
+            raise error.cause from None
+        raise
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error that says something, without Ray's page of advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -35,6 +35,7 @@ from learners.batching import Batch, loss_tokens, micro_batches, pack, pad, rows
 from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import LOSSES, kl_k3
 from learners.metrics import Tally, batch_metrics
+from learners.prompt_stats import prompt_stats
 from learners.publish import Publisher
 from learners.rewards import centre
 from learners.schedule import lr_factor
@@ -153,7 +154,8 @@ class PolicyLearner:
         spent = time.monotonic() - began
         self._busy += spent
         num_rollouts = sum(len(group.rollouts) for group in groups)
-        return StepReport(step, num_rollouts, consumed, tally.num_tokens, spent, metrics)
+        known = tuple(prompt_stats(group, self._reward_weights) for group in groups)
+        return StepReport(step, num_rollouts, consumed, tally.num_tokens, spent, metrics, known)
 
     def _accumulate(
         self, micro: _Micro, last: bool, denominator: int, tally: Tally, seconds: dict[str, float]

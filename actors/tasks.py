@@ -1,11 +1,11 @@
-"""The prompt stream: sources mixed by weight, in a seeded order that can be resumed, split by question content.
+"""The task stream: sources mixed by weight, in a seeded order that can be resumed, split by question content.
 
     sources -> items -> (training side? new in this epoch?) -> next()
                      -> (held-out side? new?)               -> held_out()
 
 `actors.questions` says which side a question lies on. Every training question is asked once per epoch of its source:
 repeats are skipped (small procedural families repeat often), and when a long stretch brings nothing new the source
-begins its next epoch.
+begins its next epoch. `actors.selection` makes a prompt stream of it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from actors.source_reasoning_gym import ReasoningGym
 from actors.source_tables import Datasets, Jsonl, Parquet
 from swarm.config import WeightedSpec
 from swarm.errors import ConfigError
+from swarm.scores import labels
 from swarm.types import Prompt
 
 BARREN = 2_000
@@ -88,13 +89,14 @@ class _Walk:
 
 
 class TaskStream:
-    """`swarm.roles.PromptStream` over the sources of a recipe."""
+    """All prompts of a recipe's sources, one after the other."""
 
     def __init__(self, tasks: Sequence[WeightedSpec], *, seed: int, system: str = "") -> None:
         """Opens every source. `system` is the system message of prompts that bring none. Raises ConfigError with the
         problems of all sources."""
         self._seed, self._system = seed, system
-        self._weights = [task.weight for task in tasks]
+        self.weights = [task.weight for task in tasks]
+        """Of the sources, in the recipe's order."""
         sources: list[Source] = []
         problems: list[str] = []
         for i, task in enumerate(tasks):
@@ -106,17 +108,19 @@ class TaskStream:
             raise ConfigError(problems)
         self._limit = int(share_for([source.num_rows for source in sources]) * 2**64)
         self._walks = [_Walk(source, self._limit) for source in sources]
-        self._names = [source.name for source in sources]
+        self.names = labels([source.name for source in sources])
+        """Of the sources, as `Prompt.source` has them: two of one family have different names."""
         self._drawn = 0
         self._held_out: list[Prompt] = []
         self._more_held_out = self._walk_held_out()
 
-    def next(self) -> Prompt:
-        """The next training prompt. Which source gives draw n depends on the seed and n alone."""
-        walk = self._walks[_pick(f"{self._seed}/{self._drawn}", self._weights)]
-        prompt = walk.next()
+    def next(self, weights: Sequence[float] | None = None) -> Prompt:
+        """The next training prompt. Which source gives draw n depends on the seed, n and the weights alone (by default
+        the recipe's)."""
+        which = pick(f"{self._seed}/{self._drawn}", weights or self.weights)
+        prompt = self._walks[which].next()
         self._drawn += 1
-        return self._finished(prompt)
+        return self._finished(prompt, which)
 
     def held_out(self, num: int) -> list[Prompt]:
         """The first `num` distinct held-out questions, sources mixed by weight; the same whatever the seed."""
@@ -125,36 +129,37 @@ class TaskStream:
 
     def state(self) -> Mapping[str, Any]:
         """Draws so far, and each source's position."""
-        return {"drawn": self._drawn, "names": list(self._names), "sources": [walk.state() for walk in self._walks]}
+        return {"drawn": self._drawn, "names": list(self.names), "sources": [walk.state() for walk in self._walks]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue after the draw that `state` was taken at. Raises ConfigError where it is of other sources."""
-        if list(state["names"]) != self._names:
+        if list(state["names"]) != self.names:
             raise ConfigError(
                 f"the saved position is of the task sources {', '.join(state['names'])}, the recipe has "
-                f"{', '.join(self._names)}; resume with the recipe that the run began with"
+                f"{', '.join(self.names)}; resume with the recipe that the run began with"
             )
         self._drawn = int(state["drawn"])
         for walk, position in zip(self._walks, state["sources"], strict=True):
             walk.restore(position)
 
     def _walk_held_out(self) -> Iterator[Prompt]:
-        streams = [distinct(walk.source, 0, self._limit) for walk in self._walks]
-        weights = list(self._weights)
+        streams = [(i, distinct(walk.source, 0, self._limit)) for i, walk in enumerate(self._walks)]
+        weights = list(self.weights)
         seen: set[int] = set()
         for draw in itertools.count():
             if not streams:
                 return
-            which = _pick(f"held out/{draw}", weights)
-            item = next(streams[which], None)
+            which = pick(f"held out/{draw}", weights)
+            source, items = streams[which]
+            item = next(items, None)
             if item is None:
                 del streams[which], weights[which]
             elif digest(item.question) not in seen:
                 seen.add(digest(item.question))
-                yield self._finished(item.prompt)
+                yield self._finished(item.prompt, source)
 
-    def _finished(self, prompt: Prompt) -> Prompt:
-        return replace(prompt, system=self._system) if self._system and not prompt.system else prompt
+    def _finished(self, prompt: Prompt, which: int) -> Prompt:
+        return replace(prompt, source=self.names[which], system=prompt.system or self._system)
 
 
 def distinct(source: Source, low: int = 0, high: int = 2**64) -> Iterator[Item]:
@@ -177,7 +182,7 @@ def count_distinct(task: WeightedSpec, at_least: int) -> int:
     return sum(1 for _ in itertools.islice(distinct(SOURCES[task.name](seed=0, **task.options)), at_least))
 
 
-def _pick(place: str, weights: Sequence[float]) -> int:
+def pick(place: str, weights: Sequence[float]) -> int:
     """An index by weight, from a hash of `place`."""
     point = keyed("mixture", place) / 2**64 * sum(weights)
     for i, total in enumerate(itertools.accumulate(weights)):

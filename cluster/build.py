@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+from actors.selection import SELECTIONS
 from actors.tasks import TaskStream
 from cluster.workers import reward_weights
 from swarm.config import RunConfig
@@ -14,14 +15,22 @@ from swarm.journal import Journal
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.pool import Pool, capacity, window
-from swarm.roles import Crew
+from swarm.resampling import Resampling
+from swarm.roles import Crew, PromptStream
 
 Notice = Callable[..., None]
 
 
-def make_stream(config: RunConfig) -> TaskStream:
-    """The recipe's prompts. Raises ConfigError for data that cannot be used."""
-    return TaskStream(config.actors.tasks, seed=config.seed, system=config.actors.system)
+def make_stream(config: RunConfig) -> PromptStream:
+    """The recipe's prompts. Raises ConfigError for data or a selection that cannot be used."""
+    a = config.actors
+    return SELECTIONS[a.select.name](
+        TaskStream(a.tasks, seed=config.seed, system=a.system),
+        seed=config.seed,
+        groups_per_step=config.learners.groups_per_step,
+        group_size=a.group_size,
+        **a.select.options,
+    )
 
 
 @asynccontextmanager
@@ -57,15 +66,16 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
             await crew.close()
 
 
-def make_node(config: RunConfig, crew: Crew, journal: Journal, ledger: Ledger, stream: TaskStream) -> Node:
+def make_node(config: RunConfig, crew: Crew, journal: Journal, ledger: Ledger, stream: PromptStream) -> Node:
     """The loop's parts, at the beginning of a run."""
     s = config.learners
     live = stream.held_out(config.eval.live_questions) if config.eval.live_questions else []
     if not live and config.eval.live_questions:
         raise ConfigError("actors.tasks: there is no held-out question; give a larger data set or family")
+    pool = Pool(capacity(s.max_lag, s.groups_per_step), window(s.max_lag, s.groups_per_step))
     return Node(
         crew=crew,
-        pool=Pool(capacity(s.max_lag, s.groups_per_step), window(s.max_lag, s.groups_per_step)),
+        pool=pool,
         ledger=ledger,
         stream=stream,
         journal=journal,
@@ -77,4 +87,5 @@ def make_node(config: RunConfig, crew: Crew, journal: Journal, ledger: Ledger, s
         live_prompts=live,
         live_every=config.eval.every,
         live_samples=config.eval.live_samples,
+        resampling=Resampling(pool, config.actors.resample, ordered=s.max_lag == 0),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from actors.engines import ENGINES
+from actors.selection import SELECTIONS
 from actors.tasks import SOURCES
 from learners.advantages import ADVANTAGES
 from learners.corrections import CORRECTIONS
@@ -28,6 +29,7 @@ Registry = Mapping[str, Callable[..., Any]]
 GIVEN: Mapping[int, frozenset[str]] = {
     id(ENGINES): frozenset({"dtype", "max_context", "seed", "version"}),
     id(SOURCES): frozenset({"seed"}),
+    id(SELECTIONS): frozenset({"seed", "groups_per_step", "group_size"}),
 }
 """Keyword parameters that the program passes to the parts of a registry; they are not options."""
 
@@ -35,6 +37,7 @@ GIVEN: Mapping[int, frozenset[str]] = {
 def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
     """Every Spec of a recipe: its key, itself, and the registry that it must be in."""
     found: list[tuple[str, Spec, Registry]] = [("actors.engine", config.actors.engine, ENGINES)]
+    found += [("actors.select", config.actors.select, SELECTIONS)]
     found += [(f"actors.tasks.{i}", spec, SOURCES) for i, spec in enumerate(config.actors.tasks)]
     found += [(f"rewarders.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.rewarders.use)]
     s = config.learners

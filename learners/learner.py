@@ -37,6 +37,7 @@ from learners.losses import Totals
 from learners.metrics import Seen, batch_metrics
 from learners.objective import Micro, Objective
 from learners.policy import Policy, load, token_entropies, token_logprobs
+from learners.prompt_stats import prompt_stats
 from learners.publish import Publisher
 from learners.rewards import Treatment
 from learners.schedule import lr_factor
@@ -148,7 +149,9 @@ class PolicyLearner:
         spent = time.monotonic() - began
         self._busy += spent
         num_rollouts = sum(len(group.rollouts) for group in groups)
-        return StepReport(step, num_rollouts, consumed, len(trained.new) if trained else 0, spent, metrics)
+        num_trained = len(trained.new) if trained else 0
+        known = tuple(prompt_stats(group, self._treatment.weights) for group in groups)
+        return StepReport(step, num_rollouts, consumed, num_trained, spent, metrics, known)
 
     def _accumulate(self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]) -> tuple[float, Seen]:
         """Forward, loss and backward of one micro-batch: its part of the batch's loss, and what it saw."""

@@ -81,6 +81,11 @@ class ActorsSection(Section):
     """Task sources, mixed by weight."""
     system: str = ""
     """System message of every prompt; empty for none."""
+    select: Spec = Spec(name="in_order")
+    """Which prompts of the task sources are asked, and whether some get more of the rollouts than others."""
+    resample: Annotated[float, Field(ge=0)] = 0.0
+    """Groups whose rewards are all equal are set aside, and another prompt is asked in their place: at most so many per
+    group trained; 0 trains on every group."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts per prompt."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from swarm.errors import PromptRefused, StageFailure
 from swarm.roles import Crew
+from swarm.scores import CORRECT
 from swarm.types import Handle, Prompt
-
-CORRECT = 1.0
-"""An answer is correct when its reward is at least this; rewarders give 1 for a right answer by convention."""
 
 TRIES = 3
 """Times that a question is asked until there is an answer."""

@@ -10,9 +10,12 @@
     release          every actor holding the new weights       sync, and an evaluation where one is due
 
 With `max_lag = 0` the learner waits for its own release, which is synchronous training: the same code. The bound on
-lag is derived in `swarm.pool`. Two errors are caught here. StageFailure: a failed group is counted and its prompt asked
-again, with the same ticket, hence in its old place. DeadActor: the learner is brought back to where it was; where that
-cannot be done a new lineage begins, and nothing that was made with the old one's weights is trained on.
+lag is derived in `swarm.pool`. A scored group that has nothing to teach can be set aside for another prompt
+(`swarm.resampling`), and the stream is told what became of each prompt, since it may choose by that.
+
+Two errors are caught here. StageFailure: a failed group is counted and its prompt asked again, with the same ticket,
+hence in its old place. DeadActor: the learner is brought back to where it was; where that cannot be done a new lineage
+begins, and nothing that was made with the old one's weights is trained on.
 """
 
 from __future__ import annotations
@@ -29,9 +32,11 @@ from swarm.journal import Journal
 from swarm.ledger import Ask, Ledger
 from swarm.metrics import step_metrics
 from swarm.pool import Pool
+from swarm.resampling import Resampling
 from swarm.roles import Crew, PromptStream
+from swarm.scores import stats_of
 from swarm.shares import Shares
-from swarm.types import Handle, Prompt, Weights
+from swarm.types import Draw, Handle, Prompt, Weights
 
 MAX_ATTEMPTS = 3
 """Attempts of one prompt before its ticket goes to another prompt."""
@@ -61,7 +66,8 @@ class Node:
     give_up_after: int
     live_prompts: list[Prompt]
     live_every: int
-    live_samples: int = 1
+    live_samples: int
+    resampling: Resampling
     step: int = 0
     lineage: int = 0
     again: dict[int, Ask] = field(default_factory=dict)
@@ -102,6 +108,7 @@ async def produce(node: Node) -> None:
     """Turn tickets into scored groups, one at a time; the pool's capacity is the number of producers."""
     while (ticket := await node.pool.admit()) is not None:
         await node.pool.put(ticket, await obtain(node, ticket))
+    node.resampling.go_on()
 
 
 async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
@@ -122,7 +129,8 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         if report is None:
             break
         node.step = number
-        node.ledger.trained(node.lineage, node.step, batch)
+        node.stream.learned(report.prompts)
+        node.ledger.trained(node.lineage, node.step, batch, node.stream.state())
         with node.shares.spend("sync"):
             if handing_out:
                 await handing_out  # one set of weights travels at a time
@@ -131,7 +139,8 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
             break
         handing_out = tasks.create_task(hand_out(node, weights, list(batch)))
         node.journal.published(weights)
-        node.journal.step(step_metrics(node.lineage, report, handles, weights, node.shares))
+        line = step_metrics(node.lineage, report, handles, weights, node.shares)
+        node.journal.step(line | node.resampling.read())
         if node.step % node.checkpoint_every == 0 and node.step < node.steps:
             lineage = node.lineage
             with node.shares.spend("save"):
@@ -162,26 +171,32 @@ async def revived(node: Node, ask: Callable[[], Awaitable[T]]) -> T | None:
 
 
 async def obtain(node: Node, ticket: int) -> Handle:
-    """Ask until the ticket has a scored group."""
+    """Ask until the ticket has a scored group that is worth training on, or the budget for better ones is spent."""
     ask = node.again.pop(ticket, Ask(ticket, 0, None))
-    attempt, prompt, tries = ask.attempt, ask.prompt, 0
-    while True:
-        tries += 1
-        prompt = prompt or node.stream.next()
-        node.ledger.asked(ticket, attempt, prompt, node.stream.state())
-        try:
-            handle = await node.crew.score(await node.crew.generate(prompt, ticket, attempt))
-        except StageFailure as failure:
-            hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
-            (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
-            _count(node, ticket, prompt, failure, hopeless)
+    attempt, tries = ask.attempt, 0
+    draw = Draw(ask.prompt, ask.num) if ask.prompt else None
+    with node.resampling.making(ticket, first=attempt == 0):
+        while True:
+            tries += 1
+            draw = draw or node.stream.next()
+            node.ledger.asked(ticket, attempt, draw.prompt, node.stream.state(), draw.num)
+            try:
+                handle = await node.crew.score(await node.crew.generate(draw.prompt, ticket, attempt, num=draw.num))
+            except StageFailure as failure:
+                hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
+                (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
+                _count(node, ticket, draw.prompt, failure, hopeless)
+                if hopeless:
+                    draw, tries = None, 0
+            else:
+                facts, node.failures_in_a_row = handle.facts, 0
+                if not await node.resampling.sets_aside(facts):
+                    node.ledger.pooled(ticket, attempt, facts.mean_length)
+                    return handle
+                node.stream.learned([stats_of(facts.prompt_id, facts.source, facts.rewards)])
+                node.ledger.skipped(ticket, attempt, facts.mean_length, node.stream.state())
+                draw, tries = None, 0
             attempt += 1
-            if hopeless:
-                prompt, tries = None, 0
-        else:
-            node.ledger.pooled(ticket, attempt, handle.facts.mean_length)
-            node.failures_in_a_row = 0
-            return handle
 
 
 async def hand_out(node: Node, weights: Weights, tickets: list[int]) -> None:

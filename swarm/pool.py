@@ -61,6 +61,11 @@ class Pool:
     def outstanding(self) -> int:
         return len(self._outstanding)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another ticket would be admitted."""
+        return bool(self._again) or len(self._outstanding) < self.capacity
+
     def reinstate(self, again: Iterable[int], ready: Mapping[int, Handle], next_ticket: int) -> None:
         """Continue an earlier process. All of its tickets are charged at once, which keeps their order: `again` are
         handed out by `admit` before new ones are made, `ready` have their group already."""
@@ -79,7 +84,7 @@ class Pool:
     async def admit(self) -> int | None:
         """Wait until there is room, then charge and return the next ticket; None once closed."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.closed or self._again or len(self._outstanding) < self.capacity)
+            await self._changed.wait_for(lambda: self.closed or self.has_room)
             if self.closed:
                 return None
             if self._again:

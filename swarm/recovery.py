@@ -46,6 +46,8 @@ async def _begin(node: Node, kept: Mapping[int, Handle], cause: str) -> None:
     next_ticket, position = node.ledger.position()
     if position is not None:
         node.stream.restore(position)
+    counts = node.ledger.counts()
+    node.resampling.resume(counts["asked"], counts["skipped"])
     node.pool.reinstate(node.again, kept, next_ticket)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from swarm.types import Finish, Group, Handle, Prompt, Span, StepReport, Verdict, Weights
+from swarm.types import Draw, Finish, Group, Handle, Prompt, PromptStats, Span, StepReport, Verdict, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,19 @@ class Learner(Protocol):
 class PromptStream(Protocol):
     """Seeded, resumable order of training prompts, and the held-out ones, disjoint by question content."""
 
-    def next(self) -> Prompt: ...
+    def next(self) -> Draw: ...
+
+    def learned(self, prompts: Sequence[PromptStats]) -> None:
+        """What became of prompts that `next()` gave: of each group that was trained on or set aside, once. What is
+        drawn from now on may depend on it."""
+        ...
 
     def held_out(self, num: int) -> list[Prompt]:
         """The first `num` distinct held-out questions (fewer where there are not so many)."""
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able position after the last `next()`."""
+        """JSON-able position after the last `next()` and `learned()`, of bounded size."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...

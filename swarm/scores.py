@@ -1,10 +1,16 @@
-"""Verdicts into one number, the same for the learner that trains on it and the terminal that shows it."""
+"""Verdicts into one number, the same for the learner that trains on it, the loop that filters by it, the prompt
+selection that learns from it, and the terminal that shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from swarm.types import Status, Verdict
+import numpy as np
+
+from swarm.types import PromptStats, Status, Verdict
+
+CORRECT = 1.0
+"""An answer is correct when its reward is at least this; rewarders give 1 for a right answer by convention."""
 
 
 def rewards(group: Sequence[Sequence[Verdict]], weights: Mapping[str, float]) -> tuple[float | None, ...]:
@@ -28,8 +34,35 @@ def _reward(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float 
     return sum(weight * values[name] for name, weight in weights.items())
 
 
+def is_flat(rewards: Sequence[float | None]) -> bool:
+    """Whether a group has nothing to teach by comparison: fewer than two rewards, or all of them equal."""
+    known = {reward for reward in rewards if reward is not None}
+    return len(known) < 2
+
+
+def stats_of(
+    prompt_id: str,
+    source: str,
+    rewards: Sequence[float | None],
+    gradient: float | None = None,
+    diversity: float | None = None,
+) -> PromptStats:
+    """What a group's rewards say of its prompt."""
+    known = [reward for reward in rewards if reward is not None]
+    return PromptStats(
+        id=prompt_id,
+        source=source,
+        num=len(known),
+        passed=sum(reward >= CORRECT for reward in known),
+        mean=float(np.mean(known)) if known else float("nan"),
+        variance=float(np.var(known)) if known else 0.0,
+        gradient=gradient,
+        diversity=diversity,
+    )
+
+
 def labels(names: Sequence[str]) -> list[str]:
-    """A name for each rewarder of a recipe: its own, with `-2`, `-3` where it appears again."""
+    """A name for each rewarder or task source of a recipe: its own, with `-2`, `-3` where it appears again."""
     return [name if (n := names[: i + 1].count(name)) == 1 else f"{name}-{n}" for i, name in enumerate(names)]
 
 

@@ -53,6 +53,15 @@ class Prompt:
     system: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a prompt stream gives: a prompt, and how many rollouts it is to get."""
+
+    prompt: Prompt
+    num: int = 0
+    """0: the recipe's group size."""
+
+
 class Finish(StrEnum):
     """Why a completion ended."""
 
@@ -225,6 +234,27 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptStats:
+    """What became known of one prompt by one group: what prompt selection learns from. Rewards are as they were given,
+    before any correction or shaping, and masked rollouts are left out."""
+
+    id: str
+    source: str
+    num: int
+    """Rollouts with a reward."""
+    passed: int
+    """Those that were correct (`swarm.scores.CORRECT`)."""
+    mean: float
+    """Of the rewards; nan where there are none."""
+    variance: float
+    """Of the rewards, divisor `num`; 0 where there are fewer than two."""
+    gradient: float | None = None
+    """A proxy of the gradient norm of one rollout (`learners.prompt_stats`); None where no learner saw the group."""
+    diversity: float | None = None
+    """Of the completions, in [0, 1] (`learners.prompt_stats`); None likewise."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepReport:
     """What a learner says of one step. `metrics` keys are `stage/quantity_unit`."""
 
@@ -236,3 +266,5 @@ class StepReport:
     """Completion tokens that entered a gradient."""
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    prompts: tuple[PromptStats, ...] = ()
+    """One per group of the batch, in order."""

@@ -27,14 +27,18 @@ from swarm.journal import Journal, RunFolder
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.pool import Pool, capacity, window
+from swarm.resampling import Resampling
 from swarm.roles import SyncReport, Usage
+from swarm.scores import stats_of
 from swarm.types import (
+    Draw,
     Finish,
     Group,
     GroupFacts,
     Handle,
     PolicyVersion,
     Prompt,
+    PromptStats,
     Rollout,
     Span,
     Status,
@@ -46,6 +50,9 @@ from swarm.types import (
 Failing = Callable[[Prompt, int, int], StageFailure | None]
 """`failing(prompt, ticket, attempt)`: the error that this attempt ends with."""
 
+Rewarding = Callable[[Prompt, int, int], Sequence[float]]
+"""`rewarding(prompt, ticket, num)`: the rewards of the rollouts."""
+
 
 class Killed(BaseException):
     """The process is gone. From then on every call of every fake raises it."""
@@ -56,19 +63,27 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.at = 0
+        self.told: Counter[str] = Counter()
+        """How often it was told of each prompt."""
 
-    def next(self) -> Prompt:
+    def next(self) -> Draw:
         self.at += 1
-        return Prompt(f"p{self.at - 1}", f"question {self.at - 1}?", answer="1", source="fake")
+        return Draw(Prompt(f"p{self.at - 1}", f"question {self.at - 1}?", answer="1", source="fake"))
+
+    def learned(self, prompts: Sequence[PromptStats]) -> None:
+        for stats in prompts:
+            assert int(stats.id[1:]) < self.at, f"{stats.id} was never drawn"
+            assert 0 <= stats.passed <= stats.num
+            self.told[stats.id] += 1
 
     def held_out(self, num: int) -> list[Prompt]:
         return [Prompt(f"h{i}", f"held out {i}?", answer="1", source="fake") for i in range(num)]
 
     def state(self) -> Mapping[str, Any]:
-        return {"at": self.at}
+        return {"at": self.at, "told": dict(self.told)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.at = state["at"]
+        self.at, self.told = state["at"], Counter(state["told"])
 
 
 class FakeCrew:
@@ -87,10 +102,12 @@ class FakeCrew:
         mean_length: float = 4.0,
         spread: float = 0.5,
         record: bool = True,
+        rewarding: Rewarding | None = None,
     ) -> None:
         self.max_lag, self.groups_per_step, self.seed = max_lag, groups_per_step, seed
         self.failing, self.die, self.kill_at, self.record = failing, die or {}, kill_at, record
         self.mean_length, self.spread = mean_length, spread
+        self.rewarding = rewarding
         self.points, self.killed = 0, False
         self.calls: Counter[str] = Counter()
         self.lineage, self.step_now, self.alive = 0, 0, True
@@ -158,7 +175,10 @@ class FakeCrew:
         self.point()
         group: Group = handle.ref
         assert all(not rollout.verdicts for rollout in group.rollouts), "scored twice"
-        verdicts = [(Verdict("fake", Status.SCORED, float(len(r.tokens) % 2)),) for r in group.rollouts]
+        rewards = [float(len(r.tokens) % 2) for r in group.rollouts]
+        if self.rewarding:
+            rewards = [float(r) for r in self.rewarding(group.prompt, group.ticket, len(group.rollouts))]
+        verdicts = [(Verdict("fake", Status.SCORED, reward),) for reward in rewards]
         scored = group.with_verdicts(verdicts)
         return Handle(scored, facts_of(scored))
 
@@ -197,7 +217,8 @@ class FakeCrew:
         self.weights.append([(g.ticket, g.prompt.id) for g in groups])
         self.trained_at |= {g.ticket: step for g in groups}
         tokens = sum(handle.facts.num_tokens for handle in batch)
-        return StepReport(step, sum(len(g.rollouts) for g in groups), tokens, tokens, 0.0)
+        known = tuple(stats_of(h.facts.prompt_id, h.facts.source, h.facts.rewards) for h in batch)
+        return StepReport(step, sum(len(g.rollouts) for g in groups), tokens, tokens, 0.0, prompts=known)
 
     async def publish(self) -> Weights:
         await self._learner("publish")
@@ -288,6 +309,9 @@ class FragileLedger(Ledger):
     def dropped(self, *args: Any) -> None:
         self._around(super().dropped, *args)
 
+    def skipped(self, *args: Any) -> None:
+        self._around(super().skipped, *args)
+
     def trained(self, *args: Any) -> None:
         self._around(super().trained, *args)
 
@@ -305,6 +329,7 @@ def node_for(
     checkpoint_every: int = 3,
     give_up_after: int = 24,
     live_questions: int = 0,
+    resample: float = 0.0,
     pool: type[CheckedPool] = CheckedPool,
 ) -> Node:
     """A node on a run folder (made if need be), as one process has it. Close it with `shut`."""
@@ -328,6 +353,8 @@ def node_for(
         give_up_after=give_up_after,
         live_prompts=stream.held_out(live_questions),
         live_every=2,
+        live_samples=1,
+        resampling=Resampling(checked, resample, ordered=lag == 0),
     )
 
 

@@ -35,7 +35,7 @@ def test_every_figure_of_a_whole_run_is_there(tmp_path):
     }
     assert found["lag"] == {"mean": pytest.approx(0.75), "largest": 2.0, "allowed": 2}
     assert found["prompts"] == {
-        "asked": 41, "trained": 40, "waiting": 1, "failed": 2, "dropped": 1, "duplicated": 0, "lost": 0,
+        "asked": 41, "trained": 40, "waiting": 1, "failed": 2, "dropped": 1, "skipped": 0, "duplicated": 0, "lost": 0,
     }  # fmt: skip
     assert found["deaths"] == {"actor-0": 1}
     assert found["checkpoints"]["written"] == 1

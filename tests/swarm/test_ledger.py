@@ -69,12 +69,16 @@ def test_what_an_earlier_process_left_open_is_asked_again_with_its_prompt_and_ne
     ledger.asked(4, 1, prompt(4), {"at": 5})
     ledger.asked(5, 0, prompt(5), {"at": 6})
     ledger.dropped(5, 0, "too long")
+    ledger.asked(6, 0, prompt(6), {"at": 7}, 16)
+    ledger.asked(7, 0, prompt(7), {"at": 8}, 16)
+    ledger.skipped(7, 0, 3.0, {"at": 8})
     again = [Ask(1, 1, prompt(1)), Ask(3, 1, prompt(3)), Ask(4, 2, prompt(4)), Ask(5, 1, None)]
+    again += [Ask(6, 1, prompt(6), 16), Ask(7, 1, None)]
     assert ledger.unfinished(kept={2}) == again
     assert ledger.pooled_tickets() == {2}
-    assert ledger.causes() == {"its process ended": 3, "no power": 1, "too long": 1}
-    assert [ask.ticket for ask in ledger.unfinished(kept={2})] == [1, 3, 4, 5]
-    assert [ask.ticket for ask in ledger.unfinished()] == [1, 2, 3, 4, 5]
+    assert ledger.causes() == {"its process ended": 4, "no power": 1, "too long": 1}
+    assert [ask.ticket for ask in ledger.unfinished(kept={2})] == [1, 3, 4, 5, 6, 7]
+    assert [ask.ticket for ask in ledger.unfinished()] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_position_is_the_first_new_ticket_and_the_newest_cursor(ledger: Ledger) -> None:
@@ -86,12 +90,46 @@ def test_position_is_the_first_new_ticket_and_the_newest_cursor(ledger: Ledger) 
     assert ledger.position() == (2, {"at": 3})
 
 
+def test_what_the_stream_was_told_is_written_with_what_it_was_told_of_or_not_at_all(ledger: Ledger) -> None:
+    pool(ledger, 0, 1)
+    ledger.trained(0, 1, [0], {"at": 2, "told": 1})
+    assert ledger.position() == (2, {"at": 2, "told": 1})
+    with pytest.raises(ValueError, match="ticket 7"):
+        ledger.trained(0, 2, [1, 7], {"at": 2, "told": 2})
+    with pytest.raises(ValueError, match="not open"):
+        ledger.skipped(0, 0, 1.0, {"at": 2, "told": 3})
+    assert ledger.position() == (2, {"at": 2, "told": 1})
+    ledger.skipped(1, 0, 1.0, {"at": 2, "told": 4})
+    assert ledger.position() == (2, {"at": 2, "told": 4})
+
+
+def test_a_skipped_group_is_counted_is_no_failure_and_its_ticket_is_not_lost(ledger: Ledger) -> None:
+    ledger.asked(0, 0, prompt(0), {})
+    ledger.skipped(0, 0, 9.0, {})
+    expected = {"asked": 1, "trained": 0, "waiting": 1, "failed": 0, "dropped": 0, "skipped": 1}
+    assert ledger.counts() == expected | {"duplicated": 0, "lost": 0}
+    pool(ledger, 0, attempt=1)
+    ledger.trained(0, 1, [0])
+    assert ledger.counts() == expected | {"trained": 1, "waiting": 0, "duplicated": 0, "lost": 0}
+    assert ledger.causes() == {}
+    assert ledger.lengths() == ([4.0], [9.0, 4.0])
+
+
 def test_counts_add_up_and_see_a_lost_ticket(ledger: Ledger) -> None:
     pool(ledger, 0, 1)
     ledger.trained(0, 1, [0])
     ledger.asked(3, 0, prompt(3), {})
     ledger.failed(3, 0, "x")
-    expected = {"asked": 3, "trained": 1, "waiting": 2, "failed": 1, "dropped": 0, "duplicated": 0, "lost": 1}
+    expected = {
+        "asked": 3,
+        "trained": 1,
+        "waiting": 2,
+        "failed": 1,
+        "dropped": 0,
+        "skipped": 0,
+        "duplicated": 0,
+        "lost": 1,
+    }
     assert ledger.counts() == expected
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from actors import staging
+from actors.adapters import Base
 from actors.canary import Canary
 from actors.clock import Clock
 from swarm.errors import ActorError, DeadActor, PromptRefused, SwarmError
@@ -134,6 +135,7 @@ class EngineThread(ABC):
     def _shut(self) -> None: ...
 
     _wanted: staging.Manifest
+    _base: Base | None = None
     _vocab: int
 
     # The role, called from one event loop.
@@ -153,12 +155,21 @@ class EngineThread(ABC):
 
     async def load(self, weights: Weights) -> SyncReport:
         began = time.monotonic()
-        tensors = await asyncio.to_thread(staging.stage, weights, self._wanted)
+        tensors = await asyncio.to_thread(self._stage, weights)
         if len(weights.canary_tokens) not in (0, len(weights.canary_logprobs) + 1):
             raise ActorError("a canary needs one log-probability for each token but the first")
         sync = Sync(weights, tensors, time.monotonic() - began)
         self._post(lambda: self._syncs.append(sync), sync.future)
         return await asyncio.shield(asyncio.wrap_future(sync.future))
+
+    def _stage(self, weights: Weights) -> Mapping[str, Tensor]:
+        """The whole set, checked; adapters are added to the model's own weights."""
+        if weights.adapter_scale is None:
+            return staging.stage(weights, self._wanted)
+        adapters = staging.stage(weights, None)
+        if self._base is None:
+            self._base = Base(self._model, self._wanted)
+        return self._base.merged(adapters, weights.adapter_scale)
 
     def usage(self) -> Usage:
         spent = self._clock.read()

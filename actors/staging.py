@@ -43,13 +43,15 @@ def manifest(model: str, dtype: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (dtype, tuple(p.shape)) for name, p in skeleton.named_parameters()}
 
 
-def stage(weights: Weights, wanted: Manifest) -> dict[str, Tensor]:
-    """Map the published file and check all of it. Raises ActorError that names what is wrong."""
+def stage(weights: Weights, wanted: Manifest | None) -> dict[str, Tensor]:
+    """Map the published file and check all of it, its names only where they are `wanted`. Raises ActorError that names
+    what is wrong."""
     try:
         tensors = open_mapped(weights.path)
     except (OSError, ValueError) as error:
         raise ActorError(f"weights of step {weights.version.step}: {error}") from None
-    check_manifest(tensors, wanted)
+    if wanted is not None:
+        check_manifest(tensors, wanted)
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise ActorError(f"weights of step {weights.version.step}: {name} is not finite")

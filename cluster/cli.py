@@ -116,14 +116,15 @@ def evaluate(what: Path, as_json: bool, **options: Any) -> None:
 @group.command(epilog="Example: swarm export runs/cpu-1 my-model")
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option("--adapters", is_flag=True, help="Of a LoRA run, the adapters alone, as peft reads them.")
 @JSON
 @fails_plainly
-def export(run_folder: Path, target: Path, as_json: bool) -> None:
+def export(run_folder: Path, target: Path, adapters: bool, as_json: bool) -> None:
     """Write the newest checkpoint as a Hugging Face model folder that transformers and vLLM load."""
     from cluster.export import export_run
     from swarm.journal import RunFolder
 
-    result = export_run(RunFolder.open(run_folder), target)
+    result = export_run(RunFolder.open(run_folder), target, adapters)
     click.echo(json.dumps(result) if as_json else f"step {result['step']} written to {target}")
 
 

@@ -179,7 +179,8 @@ def _actors(config: RunConfig, shape: Shape | None) -> list[Row]:
     runtime = ENGINE_GIB.get(a.engine.name, max(ENGINE_GIB.values()))
     if shape is None:
         return [Row(name, runtime * a.num, f"{a.engine.name} alone; the model's size is not known yet")]
-    weights = shape.parameters * _width(config) / GIB
+    # The sum of the model and its adapters is made twice: the present one, and the last good one.
+    weights = shape.parameters * _width(config) * (3 if config.learners.lora else 1) / GIB
     if a.engine.name == "vllm":
         cache = float(a.engine.options.get("kv_cache_gib", 1.0))
         cache_why = "KV cache as configured"
@@ -202,13 +203,14 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     if shape is None:
         return [Row("learner", LEARNER_GIB, "DeepSpeed alone; the model's size is not known yet")]
     n = shape.parameters
+    t = min(n, _adapter_parameters(s.lora.rank, shape)) if s.lora else n
     lower = config.model.dtype == "bfloat16"
-    master = (8 if s.zero_stage else 4) * n  # ZeRO keeps its partition beside the module's own weights
+    master = 4 * n + (4 * t if s.zero_stage else 0)  # ZeRO keeps its partition beside the module's own weights
     parts = {
         "float32 weights": master,
-        "gradients": 4 * n,
-        "Adam moments": 8 * n,
-        "copy to publish": 2 * n if lower and not s.gpus else 0,
+        "gradients": 4 * t,
+        "Adam moments": 8 * t,
+        "copy to publish": 2 * n if lower and not s.gpus and not s.lora else 0,
         "autocast copies": 2 * n if lower else 0,
         "reference": (6 if lower else 4) * n if s.kl_coef or s.loss.name in WITH_REFERENCE else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
@@ -220,6 +222,12 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
         rows = [Row("learner", host + GPU_HOST_GIB + _width(config) * n / GIB, "DeepSpeed, CUDA, copy to publish")]
         return [*rows, Row("learner", sum(parts.values()) / GIB, words, "GPU")]
     return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]
+
+
+def _adapter_parameters(rank: int, shape: Shape) -> int:
+    """Of adapters beside every linear layer of a gated transformer."""
+    h, kv, m = shape.hidden, shape.kv_width, shape.middle
+    return rank * shape.layers * (4 * h + 2 * (h + kv) + 3 * (h + m))
 
 
 def _group_tokens(config: RunConfig) -> int:

@@ -12,8 +12,9 @@ from swarm.errors import ConfigError
 from swarm.journal import RunFolder
 
 
-def export_run(folder: RunFolder, target: Path) -> dict[str, Any]:
-    """Write `target`, which must not exist or be empty. Raises ConfigError where there is nothing to export."""
+def export_run(folder: RunFolder, target: Path, adapters: bool = False) -> dict[str, Any]:
+    """Write `target`, which must not exist or be empty; with `adapters` those of a LoRA run, alone. Raises ConfigError
+    where there is nothing to export."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: exists and is not empty; name another folder")
     checkpoint, problems = checkpoints.newest_good(folder.checkpoints)
@@ -21,12 +22,15 @@ def export_run(folder: RunFolder, target: Path) -> dict[str, Any]:
         why = "; ".join(problems) or "none was written yet"
         raise ConfigError(f"{folder.root}: no whole checkpoint to export ({why})")
     config = recipes.load(folder.config)
+    lora = config.learners.lora
+    if adapters and lora is None:
+        raise ConfigError(f"{folder.root}: --adapters wants a run with learners.lora; this one trained the model")
     model = resolve(config.model.path, say=lambda _: None)
 
     from learners.export import export  # loads torch: only once everything else is known to be right
 
     target.mkdir(parents=True, exist_ok=True)
-    export(checkpoint / "learner", model, target, config.model.dtype)
-    if left := folder_problems(target):
+    export(checkpoint / "learner", model, target, config.model.dtype, lora, adapters)
+    if not adapters and (left := folder_problems(target)):
         raise ConfigError(left)
     return {"step": checkpoints.step_of(checkpoint), "folder": str(target), "passed_over": problems}

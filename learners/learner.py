@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from learners.adapters import adapt
 from learners.advantages import ADVANTAGES
 from learners.batching import micro_batches, pack, pad, rows, totals
 from learners.engine_deepspeed import DeepSpeedEngine
@@ -82,7 +83,8 @@ class PolicyLearner:
         torch.manual_seed(seed)
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._model = load(model)
-        self._publisher = Publisher(self._model, lower or torch.float32, seed, publications)
+        scale = adapt(self._model, section.lora) if section.lora else None
+        self._publisher = Publisher(self._model, lower or torch.float32, seed, publications, scale)
         self._reference = None
         if self._objective.needs_reference:
             frozen = copy.deepcopy(self._model).requires_grad_(False).to(self._device)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from learners.adapters import published_name
 from learners.policy import token_logprobs
 from swarm import weight_delta, weights
 from swarm.ram_folder import RamFolder
@@ -31,15 +32,30 @@ _KEEP = 2
 class Publisher:
     """Writes sets of weights; the two newest stay, all go at `close`."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, seed: int, folder: Path | None = None) -> None:
-        """`model` is copied, without its parameters. Without `folder` one is made in shared memory."""
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        seed: int,
+        folder: Path | None = None,
+        adapter_scale: float | None = None,
+    ) -> None:
+        """`model` is copied, without its parameters. Without `folder` one is made in shared memory. With an
+        `adapter_scale` only what is trained is published, in float32; the canary then sees the learner's weights."""
         self._mirror = _without_parameters(model)
+        self._scale = adapter_scale
         # Tied parameters appear once here, under the name that the model lists first.
-        self._named = dict(self._mirror.named_parameters())
+        named = dict(self._mirror.named_parameters())
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._named = named if adapter_scale is None else {n: p for n, p in named.items() if n in trained}
+        self._frozen = {n: p for n, p in named.items() if n not in self._named}
         self._canary = _sampled(model, seed)
-        self._dtype = dtype
-        self._own = RamFolder() if folder is None else None
-        self._folder = self._own.path if self._own else folder
+        self._dtype = dtype if adapter_scale is None else torch.float32
+        self._own = None
+        if folder is None:
+            self._own = RamFolder()
+            folder = self._own.path
+        self._folder = folder
         self._written: list[Path] = []
         self._newest: tuple[str, np.ndarray] | None = None  # digest and bytes, mapped
         self._delta_path: Path | None = None
@@ -49,7 +65,8 @@ class Publisher:
         path = self._folder / f"{version.lineage}-{version.step}.safetensors"
         name_of_dtype = str(self._dtype).removeprefix("torch.")
         tensors = {
-            n: (name_of_dtype, tuple(parameters[n].shape), _bytes_of(parameters[n], self._dtype)) for n in self._named
+            published_name(n): (name_of_dtype, tuple(parameters[n].shape), _bytes_of(parameters[n], self._dtype))
+            for n in self._named
         }
         before = [p for p in self._written if p != path]
         for old in before[: 1 - _KEEP]:  # first, so that there is never room needed for one more
@@ -59,11 +76,15 @@ class Publisher:
         digest, data = weights.combined(each), np.memmap(path, np.uint8, "r")
         delta = self._delta(path, data, sum(parameters[n].numel() for n in self._named))
         self._newest = digest, data
-        for name, tensor in weights.open_mapped(path).items():
+        mapped = weights.open_mapped(path)
+        for name, parameter in self._named.items():
+            tensor = mapped[published_name(name)]
             if tensor.data.nbytes:
-                self._named[name].data = torch.frombuffer(tensor.data, dtype=self._dtype).view(tensor.shape)
+                parameter.data = torch.frombuffer(tensor.data, dtype=self._dtype).view(tensor.shape)
+        for name, parameter in self._frozen.items():
+            parameter.data = parameters[name].to("cpu")
         canary = tuple(self._canary.tolist()), self._canary_logprobs()
-        return Weights(version, str(path), digest, size, *canary, tensors=each, delta=delta)
+        return Weights(version, str(path), digest, size, *canary, self._scale, tensors=each, delta=delta)
 
     def _delta(self, path: Path, data: np.ndarray, elements: int) -> Delta | None:
         """Write what `data` changed in the newest set, beside it. None in float32, of which nearly everything changes,

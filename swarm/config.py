@@ -113,6 +113,17 @@ class RewardersSection(Section):
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
 
 
+class LoraSection(Section):
+    """Adapters that are trained in the place of the model (LoRA)."""
+
+    rank: Count = 16
+    """Of the adapters' product."""
+    alpha: Positive = 32.0
+    """The product is scaled by alpha / rank."""
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear layers that get adapters: all but the head, or names as in the model (`q_proj`)."""
+
+
 class LimitsSection(Section):
     """A step beyond these ends the run as diverged (exit code 3), with the weights of the step before."""
 
@@ -150,6 +161,8 @@ class LearnersSection(Section):
     """Of the KL penalty."""
     entropy_coef: NotNegative = 0.0
     """Weight of an entropy bonus, per nat and token."""
+    lora: LoraSection | None = None
+    """Train adapters instead of the model."""
     limits: LimitsSection = LimitsSection()
     """Where training counts as diverged."""
     updates_per_step: Count = 1
@@ -231,7 +244,7 @@ def _flatten(value: Any) -> Any:
         return [_flatten(item) for item in value]
     if not isinstance(value, dict):
         return value
-    out = {k: _flatten(v) for k, v in value.items() if k != "options"}
+    out = {k: _flatten(v) for k, v in value.items() if k != "options" and v is not None}  # TOML has no null
     return out | dict(value.get("options", {}))
 
 

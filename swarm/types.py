@@ -227,6 +227,8 @@ class Weights:
     """A fixed token sequence that each engine scores after a load."""
     canary_logprobs: tuple[float, ...] = ()
     """The learner's log-probabilities (nats, temperature 1) of canary tokens 1.. given those before; one fewer."""
+    adapter_scale: float | None = None
+    """Set where the file holds LoRA adapters only: a host adds scale * B A to the weights of the model folder."""
     tensors: Mapping[str, str] = field(default_factory=dict)
     """Digest of each tensor by name, in file order."""
     delta: Delta | None = None

@@ -38,8 +38,11 @@ class Publisher:
         self._named = dict(self._mirror.named_parameters())
         self._canary = _sampled(model, seed)
         self._dtype = dtype
-        self._own = RamFolder() if folder is None else None
-        self._folder = self._own.path if self._own else folder
+        self._own: RamFolder | None = None
+        if folder is None:
+            self._own = RamFolder()
+            folder = self._own.path
+        self._folder = folder
         self._written: list[Path] = []
         self._newest: tuple[str, np.ndarray] | None = None  # digest and bytes, mapped
         self._delta_path: Path | None = None

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +19,8 @@ from swarm.errors import ConfigError, SwarmError
 from swarm.journal import RunFolder
 from swarm.ledger import Ledger
 from swarm.schema import read_groups, write_groups
-from tests.cluster.small import make_model, write_recipe
+from tests.cluster.small import make_model, swarm, write_recipe
 
-ROOT = Path(__file__).parents[2]
 STEPS = 4
 """Of the first run; its checkpoints are those of steps 2 and 4."""
 
@@ -34,13 +30,6 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the runs below had
-
-
-def swarm(*args: str | Path) -> None:
-    environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, args)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -120,13 +120,24 @@ def test_a_damaged_or_lost_delta_is_told_and_the_full_set_comes(wire: Wire) -> N
     asyncio.run(use())
 
 
-def test_a_dead_courier_fails_one_set_and_the_next_goes_whole_by_a_new_one(wire: Wire) -> None:
+@pytest.mark.parametrize(("side", "then"), [("there", "full"), ("here", "delta")])
+def test_a_dead_courier_is_replaced_and_the_set_arrives(wire: Wire, side: str, then: str) -> None:
     async def use() -> None:
         await wire.bring(wire.source.publish())
-        ray.kill(wire.transport._hosts[wire.there].process)
-        with pytest.raises(ActorError, match="weights of step 2 did not arrive"):
-            await wire.bring(wire.source.publish())
-        assert await wire.bring(wire.source.publish()) == ["full"]
+        ray.kill(wire.transport._hosts[getattr(wire, side)].process)
+        found = await wire.bring(wire.source.publish())
+        assert found[-1] == then
+        assert "courier_died" in found
+        assert await wire.bring(wire.source.publish()) == ["delta"]
+        await wire.transport.close()
+
+    asyncio.run(use())
+
+
+def test_a_host_that_is_gone_is_an_error_of_its_actors(wire: Wire) -> None:
+    async def use() -> None:
+        with pytest.raises(ActorError, match="weights of step 1 did not arrive"):
+            await wire.transport.bring(wire.source.publish(), wire.here, "0" * len(wire.there))
         await wire.transport.close()
 
     asyncio.run(use())

@@ -128,6 +128,28 @@ def export(run_folder: Path, target: Path, adapters: bool, as_json: bool) -> Non
     click.echo(json.dumps(result) if as_json else f"step {result['step']} written to {target}")
 
 
+@group.command(epilog="Example: swarm replay runs/cpu-1 --since 50")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.option("--since", type=click.IntRange(min=0), default=0, help="Begin at the checkpoint of this step.")
+@click.option("--steps", type=click.IntRange(min=1), help="Stop after so many steps.")
+@JSON
+@fails_plainly
+def replay(run_folder: Path, since: int, steps: int | None, as_json: bool) -> None:
+    """Train again on the recorded batches and compare the weights of every step, bit for bit. Ends with 1 where one
+    differs, and names it and its first tensor that does."""
+    from cluster.replay import replay as train_again
+    from cluster.replay import verdict
+    from swarm.journal import RunFolder
+
+    console = Console(stderr=as_json)
+    result = train_again(RunFolder.open(run_folder), console=console, since=since, steps=steps)
+    if as_json:
+        click.echo(json.dumps(result))
+    if result["differs"]:
+        raise SwarmError(verdict(result))
+    console.print(verdict(result))
+
+
 @group.command(epilog="Example: swarm doctor cluster/recipes/cpu.toml")
 @RECIPE
 @SET

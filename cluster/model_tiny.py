@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from cluster.model_child import apart
+from cluster.child import apart
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, END, SYSTEM, USER, ASSISTANT = range(256, 256 + len(SPECIAL))

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from cluster import environment
 from cluster.ray_transport import CLOSE_S, Notice, Transport, brief, host_of, own
 from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker, parcel
 from swarm import schema
@@ -29,15 +30,6 @@ from swarm.types import Group, Handle, Prompt, StepReport, Weights
 
 BOOT_TRIES = 3
 """Processes of one worker that may fail to start in a row before the run gives up."""
-
-KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-"""For glibc: memory that a tensor frees stays with the process. By default every large tensor is mapped and unmapped
-by the kernel, which then fills it with zeros page by page; on virtual machines that costs more than the arithmetic."""
 
 
 @dataclass(slots=True)
@@ -148,15 +140,11 @@ class RayCrew:
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def _maker(self, kind: type, threads: int, gpus: float) -> Callable[[], Any]:
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not burn the cores that others need
-            **KEEP_MEMORY,
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",  # the driver resolved the model; no worker goes looking for one
-            "DS_ACCELERATOR": "cuda" if gpus else "cpu",
+        options: dict[str, Any] = {
+            "num_cpus": threads,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": environment.of_worker(threads, gpus)},
         }
-        options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
         if kind is not LearnerWorker:
             options["max_concurrency"] = 1000
         remote = ray.remote(**options)(kind)

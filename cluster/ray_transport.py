@@ -23,6 +23,9 @@ from cluster.courier import Courier
 from swarm.errors import ActorError, SwarmError
 from swarm.types import Weights
 
+TRIES = 2
+"""Attempts to bring a set to a host before its actors are given up."""
+
 CLOSE_S = 10.0
 """How long a process may take to close before it is killed."""
 
@@ -50,20 +53,25 @@ class Transport:
     async def bring(self, weights: Weights, source: str, host: str) -> str:
         """The path of `weights` on `host`, where they are afterwards; `source` is the host of their learner.
 
-        Raises ActorError where they could not be brought there.
+        A courier that is dead is replaced, and the set goes whole. Raises ActorError where it did not arrive.
         """
         if host == source:
             return weights.path
-        there = self._host(host)
-        async with there.lock:  # one set at a time, once for all actors of that host
-            if there.digest != weights.digest:
+        error: RayError | None = None
+        for _ in range(TRIES):
+            there = self._host(host)
+            async with there.lock:  # one set at a time, once for all actors of that host
+                if there.digest == weights.digest:
+                    return there.path
                 try:
                     there.path = await self._carry(weights, self._host(source), there)
-                except RayError as error:
-                    await self._forget(source, host)
-                    raise ActorError(f"weights of step {weights.version.step} did not arrive: {brief(error)}") from None
-                there.digest = weights.digest
-        return there.path
+                    there.digest = weights.digest
+                    return there.path
+                except RayError as lost:
+                    error = lost
+            await self._forget_dead(source, host)
+        assert error is not None
+        raise ActorError(f"weights of step {weights.version.step} did not arrive: {brief(error)}")
 
     async def _carry(self, weights: Weights, here: _Host, there: _Host) -> str:
         began, step, delta = time.monotonic(), weights.version.step, weights.delta
@@ -86,11 +94,16 @@ class Transport:
             self._hosts[host] = _Host(remote.remote())
         return self._hosts[host]
 
-    async def _forget(self, *hosts: str) -> None:
-        """Couriers of which one is dead: the next set finds new ones, and goes whole."""
+    async def _forget_dead(self, *hosts: str) -> None:
         for host in hosts:
-            if there := self._hosts.pop(host, None):
-                ray.kill(there.process)
+            there = self._hosts.get(host)
+            try:
+                if there is not None:
+                    await there.process.__ray_ready__.remote()
+            except RayError as error:
+                if self._hosts.get(host) is there:
+                    del self._hosts[host]
+                    self._notice("courier_died", host=host[:8], cause=brief(error))
 
     async def close(self) -> None:
         for there in self._hosts.values():

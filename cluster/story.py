@@ -12,7 +12,7 @@ RECENT = 10
 """Steps that speeds and the time left are taken from."""
 EVENT_LINES = 5
 """Events that stay on screen."""
-ROUTINE = {"synced", "usage", "memory", "shares"}
+ROUTINE = {"synced", "carried", "usage", "memory", "shares"}
 """Events that are shown as figures, not as lines."""
 WORDS: Mapping[str, str] = {
     "phase": "{text}",
@@ -25,6 +25,8 @@ WORDS: Mapping[str, str] = {
     "checkpoint_failed": "step {step}: NO checkpoint: {cause}",
     "checkpoint_broken": "broken checkpoint passed over: {problem}; used: {used}",
     "recovering": "recovering to step {target} from checkpoint {checkpoint}: {why}",
+    "delta_refused": "step {step}: delta of the weights refused, sending all of them: {cause}",
+    "courier_died": "the courier of host {host} died, starting another: {cause}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",
     "stopping": "stopping: {how}",
     "stopped": "stopped: {cause}",

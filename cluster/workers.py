@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +176,10 @@ class LearnerWorker:
             self._learner = self._make(lineage)
         else:
             self._learner.restore(folder, lineage)
+
+    def belong(self, lineage: int) -> None:
+        """Versions from now on belong to `lineage`: in a replay, where a restore began it."""
+        self._learner.version = replace(self._learner.version, lineage=lineage)
 
     def usage(self) -> Usage:
         return self._learner.usage()

@@ -51,7 +51,7 @@ class Publisher:
         self._frozen = {n: p for n, p in named.items() if n not in self._named}
         self._canary = _sampled(model, seed)
         self._dtype = dtype if adapter_scale is None else torch.float32
-        self._own = None
+        self._own: RamFolder | None = None
         if folder is None:
             self._own = RamFolder()
             folder = self._own.path

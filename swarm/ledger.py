@@ -155,6 +155,13 @@ class Ledger:
         ).fetchone()
         return int(step)
 
+    def chain(self) -> dict[int, int]:
+        """Step to lineage of the surviving weights, in order: the newest lineage up to its last step, and below its
+        first one those that it came from."""
+        last = self.last_step(self.lineage())
+        query = "select step, max(lineage) from asks where state = 'trained' and step <= ? group by step order by step"
+        return dict(self._db.execute(query, (last,)))
+
     def counts(self) -> dict[str, int]:
         """`asked`: tickets; `trained`; `waiting`: asked and not trained; `failed`, `dropped`, `skipped`: attempts;
         `duplicated`: tickets trained more than once in a lineage; `lost`: tickets below the newest without a row."""

@@ -17,6 +17,7 @@ from swarm.errors import DivergedError, SchemaError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from swarm.journal import RunFolder
     from swarm.loop import Node
     from swarm.types import Handle
 
@@ -91,8 +92,7 @@ async def _repeat(node: Node, start: int, target: int) -> str | None:
     step and log, whose weights nobody has seen.
     """
     steps = range(start + 1, target + 1)
-    lines = node.journal.folder.read("metrics.jsonl")
-    logged = {m["step"]: m["digest"] for m in lines if m["lineage"] == node.lineage and m["step"] in steps}
+    known = logged(node.journal.folder, dict.fromkeys(steps, node.lineage))
     for step in steps:
         path = node.journal.folder.batch(step)
         try:
@@ -100,8 +100,14 @@ async def _repeat(node: Node, start: int, target: int) -> str | None:
         except SchemaError as error:
             return f"the batch of step {step} cannot be read: {error}"
         await node.crew.step(step, [await node.crew.adopt(group) for group in groups], None)
-        if step == max(logged, default=None):
+        if step == max(known, default=None):
             digest = (await node.crew.publish()).digest
-            if digest != logged[step]:
-                return f"replayed weights of step {step} have digest {digest}, logged was {logged[step]}"
+            if digest != known[step]:
+                return f"replayed weights of step {step} have digest {digest}, logged was {known[step]}"
     return None
+
+
+def logged(folder: RunFolder, chain: Mapping[int, int]) -> dict[int, str]:
+    """The digests that were logged of these steps of these lineages (`Ledger.chain`), by step."""
+    lines = folder.read("metrics.jsonl")
+    return {line["step"]: line["digest"] for line in lines if chain.get(line["step"]) == line["lineage"]}

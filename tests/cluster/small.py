@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,3 +84,12 @@ def write_recipe(folder: Path, model: Path, steps: int) -> Path:
     recipe = folder / "small.toml"
     recipe.write_text(RECIPE.format(model=model, data=data, runs=folder / "runs", steps=steps))
     return recipe
+
+
+def swarm(*args: str | Path) -> None:
+    """Run the command, one thread to a process, to a good end."""
+    environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, args)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

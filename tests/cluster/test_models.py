@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from cluster import model_smollm2, model_tiny, models
-from cluster.model_child import apart
+from cluster.child import apart
 from swarm.errors import ConfigError
 
 

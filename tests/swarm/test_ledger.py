@@ -46,6 +46,14 @@ def test_a_second_training_of_a_ticket_in_a_lineage_is_impossible(ledger: Ledger
     assert ledger.lineage() == 1
 
 
+def test_the_chain_is_the_newest_lineage_and_what_it_came_from(ledger: Ledger) -> None:
+    assert ledger.chain() == {}
+    for ticket, (lineage, step) in enumerate([(0, 1), (0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 2), (2, 3)]):
+        pool(ledger, ticket)
+        ledger.trained(lineage, step, [ticket])
+    assert ledger.chain() == {1: 0, 2: 2, 3: 2}  # step 4 was trained twice, and lost
+
+
 @pytest.mark.parametrize("bad", [7, 2])
 def test_a_batch_is_trained_whole_or_not_at_all(ledger: Ledger, bad: int) -> None:
     pool(ledger, 0, 1)

@@ -1,4 +1,4 @@
-"""A process of its own for making a model: torch and what it takes go with it, and so do its libraries' messages."""
+"""A process of its own for what needs torch for a while: its memory goes with it, and so do its libraries' messages."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from tempfile import TemporaryFile
 
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, SwarmError
 
 LAST_LINES = 5
 """Of the child's messages, how many an error repeats."""
 
 
-def apart(module: str, *args: object, say: Callable[[str], None]) -> None:
-    """Run `python -m MODULE ARGS` and pass on its lines. Raises ConfigError with its last messages where it fails."""
+def apart(
+    module: str,
+    *args: object,
+    say: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+    failure: type[SwarmError] = ConfigError,
+) -> None:
+    """Run `python -m MODULE ARGS` and pass on its lines; an error of `say` ends it. Raises `failure` with its last
+    messages where it fails."""
     # -P: a `cluster` or `json.py` in the user's folder is not meant
     command = [sys.executable, "-P", "-m", module, *map(str, args)]
     with TemporaryFile("w+", errors="replace") as messages:
         with subprocess.Popen(
             command,
-            env=os.environ | {"DS_ACCELERATOR": "cpu"},  # else transformers' import of DeepSpeed has something to say
+            # without an accelerator's name, transformers' import of DeepSpeed has something to say
+            env=os.environ | {"DS_ACCELERATOR": "cpu"} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=messages,
@@ -38,4 +46,4 @@ def apart(module: str, *args: object, say: Callable[[str], None]) -> None:
         if child.returncode:
             messages.seek(0)
             last = "".join(deque(messages, maxlen=LAST_LINES)).strip()
-            raise ConfigError(f"{' '.join(command)} ended with {child.returncode}; its last messages:\n{last}")
+            raise failure(f"{' '.join(command)} ended with {child.returncode}; its last messages:\n{last}")

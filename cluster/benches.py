@@ -1,0 +1,10 @@
+"""The benches by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.bench import Bench
+from cluster.bench_learn import Speed
+
+BENCHES: Mapping[str, type[Bench]] = {Speed.name: Speed}

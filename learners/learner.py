@@ -64,6 +64,11 @@ class _Micro:
     layout: Layout | None = None
     old: Tensor | None = None
 
+    @property
+    def inputs(self) -> tuple[Tensor | Layout | None, ...]:
+        """What the policy takes."""
+        return self.tokens, self.places, self.positions, self.layout, self.targets, self.temperatures
+
 
 class PolicyLearner:
     """Policy-gradient learner on DeepSpeed; implements `swarm.roles.Learner`. One lives in a process at a time."""
@@ -166,8 +171,7 @@ class PolicyLearner:
         total = terms.loss.sum()
         if self._reference is not None:
             with torch.no_grad():
-                logits = self._reference(micro.tokens, micro.places, micro.positions, micro.layout)
-                reference = policy.token_logprobs(logits, micro.targets, micro.temperatures)
+                reference, _ = self._reference(*micro.inputs)
             penalty = kl_k3(new, reference).sum()
             total = total + self._section.kl_coef * penalty
             tally.reference_kl += penalty.item()
@@ -186,8 +190,7 @@ class PolicyLearner:
 
     def _logprobs(self, micro: _Micro) -> Tensor:
         """float32 [N] under the present weights, of the distribution that samples."""
-        logits = self._engine(micro.tokens, micro.places, micro.positions, micro.layout)
-        return policy.token_logprobs(logits, micro.targets, micro.temperatures)
+        return self._engine(*micro.inputs)[0]
 
     def _to_device(self, batch: Batch) -> _Micro:
         names = ("tokens", "places", "targets", "advantages", "behaviour", "temperatures")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learners import head, shared_prefix
+from learners import head, lean, shared_prefix
 from swarm.errors import ConfigError
 
 _TOLERANCE = 1e-3
@@ -34,6 +34,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.shares = shared_prefix.install(model)
+        lean.install(model)
         self._autocast = autocast
         self._places: Tensor | None = None
         self._shape = _shape_of(model)

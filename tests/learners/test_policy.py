@@ -74,7 +74,8 @@ def test_log_probabilities_and_entropy_are_those_of_the_models_own_logits(kind):
     found, spread = run(module, entropy=True)
     assert torch.allclose(found, wanted.gather(1, TARGETS[:, None])[:, 0], atol=1e-5)
     assert torch.allclose(spread, -(wanted.exp() * wanted).sum(-1), atol=1e-5)
-    assert torch.equal(model(input_ids=TOKENS, use_cache=False).logits.flatten(0, 1)[PLACES], logits)
+    again = model(input_ids=TOKENS, use_cache=False).logits.flatten(0, 1)[PLACES]
+    assert torch.allclose(again, logits, atol=1e-5)  # the model can still be asked for logits
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -54,12 +54,11 @@ class Speed(Bench):
         model, shape = resolve(MODEL), SHAPES[cell["shape"]]
         step = {"do": "step"} | {k: shape[k] for k in ("groups", "completion", "lengths")}
         with ExitStack() as stack:
-            plain, ours = (
-                stack.enter_context(
-                    Child("cluster.bench_speed_arm", arm, cell["dtype"], model, shape["micro_tokens"], threads=self.threads)
-                )
+            arms = (
+                Child("cluster.bench_speed_arm", arm, cell["dtype"], model, shape["micro_tokens"], threads=self.threads)
                 for arm in ("plain", "ours")
             )
+            plain, ours = map(stack.enter_context, arms)
             off = _gradient_difference(plain, ours, step | {"rows": shape["rows"][0]})
             ours.ask(step)
             tried = {rows: plain.ask(step | {"rows": rows})["seconds"] for rows in shape["rows"]}
@@ -84,13 +83,14 @@ class Speed(Bench):
             seconds = list(zip(values["plain_seconds"], values["ours_seconds"], strict=True))
             memory = list(zip(values["ours_peak_bytes"], values["plain_peak_bytes"], strict=True))
             rows = f"plain in micro-batches of {values['plain_rows']} rows"
+            exact = GRADIENT_GOAL if dtype == "float32" else ""
             out += [
                 Figure.of(f"tokens/s over plain, {what}", [p / o for p, o in seconds], goal, rows),
                 Figure.of(f"peak memory over plain's, {what}", [o / p for o, p in memory], MEMORY_GOAL),
                 Figure.of(f"tokens/s, {what}", [values["tokens"] / o for _, o in seconds]),
                 Figure.of(f"plain tokens/s, {what}", [values["tokens"] / p for p, _ in seconds]),
-                Figure.of(f"gradient off plain's, {what}", [values["gradient_difference"]], GRADIENT_GOAL if dtype == "float32" else ""),
-            ]  # fmt: skip
+                Figure.of(f"gradient off plain's, {what}", [values["gradient_difference"]], exact),
+            ]
         return out
 
     def plot(self, results: Sequence[Result], folder: Path) -> list[Path]:

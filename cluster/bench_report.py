@@ -10,8 +10,9 @@ from typing import Any
 REPORT = "BENCHMARKS.md"
 HEAD = """# Benchmarks
 
-Made by `swarm bench --write-report` from `tests/bench/results/`, the last whole run of each bench; do not edit. Values are
-medians with their 95 % interval (of fewer than six repeats: the smallest and the largest). Run one with `swarm bench NAME`.
+Made by `swarm bench --write-report` from `tests/bench/results/`, the last whole run of each bench; do not edit. Values
+are medians with their 95 % interval (of fewer than six repeats: the smallest and the largest). Run one with
+`swarm bench NAME`.
 """
 
 
@@ -43,8 +44,8 @@ def _section(result: Mapping[str, Any]) -> str:
 |---|---|---|---|---|
 {rows}
 {plots}
-{result["date"][:10]}, {result["seconds"]:.0f} s, {m["cpu"]}, {m["cores"]} cores ({flags}), {result["threads"]} threads, load {load["least"]}
-to {load["largest"]} before cells, commit {commits}; {versions}.
+{result["date"][:10]}, {result["seconds"]:.0f} s, {m["cpu"]}, {m["cores"]} cores ({flags}), {result["threads"]} threads,
+load {load["least"]} to {load["largest"]} before cells, commit {commits}; {versions}.
 """
 
 

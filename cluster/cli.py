@@ -144,7 +144,7 @@ def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @group.command(epilog="Example: swarm bench learn/speed --quick")
 @click.argument("name", required=False)
 @click.option("--quick", is_flag=True, help="A smaller one, of 10 minutes or less.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; default: the checkout's, or runs/bench.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; default: the checkout's.")
 @click.option("--fresh", is_flag=True, help="Measure again what an interrupted run has measured.")
 @click.option("--write-report", is_flag=True, help="Make BENCHMARKS.md from the committed results.")
 @JSON

@@ -33,12 +33,12 @@ from learners import policy
 from learners.advantages import ADVANTAGES
 from learners.batching import Batch, loss_tokens, micro_batches, pack, pad, rows
 from learners.engine_deepspeed import DeepSpeedEngine
+from learners.layout import Layout
 from learners.losses import LOSSES, kl_k3
 from learners.metrics import Tally, batch_metrics
 from learners.publish import Publisher
 from learners.rewards import centre
 from learners.schedule import lr_factor
-from learners.shared_prefix import Layout
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
 from swarm.roles import Usage

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import head, lean, shared_prefix
+from learners.layout import Layout
 from swarm.errors import ConfigError
 
 _TOLERANCE = 1e-3
@@ -46,7 +47,7 @@ class Policy(nn.Module):
         tokens: Tensor,
         places: Tensor,
         positions: Tensor | None,
-        layout: shared_prefix.Layout | None,
+        layout: Layout | None,
         targets: Tensor,
         temperatures: Tensor,
         entropy: bool | None = None,
@@ -55,8 +56,8 @@ class Policy(nn.Module):
         [N] entropy of that distribution in nats.
 
         int64 [B, T] tokens, right-padded rows, or one packed row with int64 [1, T] positions and its layout. int64 [N]
-        places in the flattened [B * T], int64 [N] targets, float32 [N] temperatures > 0. `entropy`: None for none, False
-        for one without gradient, True for one with.
+        places in the flattened [B * T], int64 [N] targets, float32 [N] temperatures > 0. `entropy`: None for none,
+        False for one without gradient, True for one with.
         """
         packed = {} if layout is None else {"position_ids": positions, "layout": layout}
         # Autocast lives inside the module: DeepSpeed switches off one that surrounds it, and its own `torch_autocast`
@@ -107,7 +108,8 @@ class _Forward:
         if targets is None:
             return self._linear(hidden)
         module = self._weight_of
-        assert temperatures is not None and shape is not None
+        assert temperatures is not None
+        assert shape is not None
         bias = getattr(module, "bias", None)
         return head.token_logprobs(hidden, module.weight, bias, targets, temperatures, shape, entropy)
 
@@ -151,7 +153,13 @@ def _same(policy: Policy) -> bool:
     with torch.no_grad():
         try:
             found, _ = policy._by_blocks(tokens, places, targets.flatten(), ones, None)
-        except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError):  # it cannot: that is the answer
+        except (
+            TypeError,
+            ValueError,
+            NotImplementedError,
+            RuntimeError,
+            AttributeError,
+        ):  # it cannot: that is the answer
             return False
         wanted = token_logprobs(policy._logits(tokens, places), targets.flatten(), ones)
     return bool((found - wanted).abs().max() <= _TOLERANCE)

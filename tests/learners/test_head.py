@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc  # noqa: F401
 from functools import partial
 
 import pytest
@@ -89,9 +88,7 @@ def test_values_and_gradients_are_those_of_whole_logits(num, vocab, seed, with_b
 def test_large_logits_neither_overflow_nor_lose_the_target():
     hidden = torch.tensor([[300.0], [-300.0]])
     weight = torch.linspace(-1, 1, 50)[:, None]
-    logprobs, spread = token_logprobs(
-        hidden, weight, None, torch.tensor([49, 49]), torch.ones(2), entropy=False
-    )
+    logprobs, spread = token_logprobs(hidden, weight, None, torch.tensor([49, 49]), torch.ones(2), entropy=False)
     assert logprobs[0] == pytest.approx(0.0, abs=1e-4)
     assert logprobs[1] == pytest.approx(-600.0, rel=1e-4)
     assert torch.isfinite(spread).all()
@@ -119,9 +116,8 @@ def test_neither_pass_holds_logits_of_the_whole_vocabulary(monkeypatch):
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            for tensor in torch.utils._pytree.tree_leaves(out):
-                if isinstance(tensor, torch.Tensor):
-                    largest.append(tensor.numel())
+            leaves = torch.utils._pytree.tree_leaves(out)
+            largest.extend(leaf.numel() for leaf in leaves if isinstance(leaf, torch.Tensor))
             return out
 
     with Watch():

@@ -164,6 +164,37 @@ def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     sys.exit(0 if healthy else 2)
 
 
+@group.command(epilog="Example: swarm bench learn/speed --quick")
+@click.argument("name", required=False)
+@click.option("--quick", is_flag=True, help="A smaller one, of 10 minutes or less.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; default: the checkout's.")
+@click.option("--fresh", is_flag=True, help="Measure again what an interrupted run has measured.")
+@click.option("--write-report", is_flag=True, help="Make BENCHMARKS.md from the committed results.")
+@JSON
+@fails_plainly
+def bench(name: str | None, as_json: bool, write_report: bool, **options: Any) -> None:
+    """Measure what BENCHMARKS.md says, by NAME; without one, list what there is. An interrupted bench goes on."""
+    from cluster import bench_report
+    from cluster.bench import RESULTS, ROOT, carry_out
+    from cluster.benches import BENCHES
+    from swarm.config import nearest
+
+    if name is not None:
+        if name not in BENCHES:
+            raise ConfigError(f"bench {name!r}: no such bench{nearest(name, list(BENCHES))}")
+        path = carry_out(BENCHES[name](), say=lambda text: click.echo(text, err=as_json), **options)
+        if as_json:
+            click.echo(path.read_text())
+    if write_report:
+        if not (ROOT / RESULTS).is_dir():
+            raise ConfigError(f"{ROOT / RESULTS}: no such folder; the report is made in a checkout")
+        click.echo(f"written to {bench_report.write(ROOT, ROOT / RESULTS)}", err=as_json)
+    if name is None and not write_report:
+        found = [{"name": b.name, "goal": b.goal, "wall": b.wall[0], "quick": b.wall[1]} for b in BENCHES.values()]
+        lines = [f"{b['name']:<18} {b['wall']:>8}, quick {b['quick']:>8}   {b['goal']}" for b in found]
+        click.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
 def _train(folder: Any, as_json: bool, resume: bool) -> None:
     from cluster.check import check
     from cluster.doctor import missing

@@ -35,3 +35,16 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float,
         return mean, mean, mean
     found = stats.bootstrap((data,), np.mean, random_state=np.random.default_rng(seed)).confidence_interval
     return float(data.mean()), float(found.low), float(found.high)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median and its order-statistic interval: of at least 95 % from six values on, else the smallest and largest.
+
+    Raises ValueError without values.
+    """
+    if not values:
+        raise ValueError("the median of no values")
+    data = np.sort(np.asarray(values, float))
+    drop = int(stats.binom.ppf(0.025, len(data), 0.5)) - 1  # the largest with P(fewer than it below) <= 2.5 %
+    drop = max(drop, 0)
+    return float(np.median(data)), float(data[drop]), float(data[-1 - drop])

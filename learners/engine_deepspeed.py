@@ -79,7 +79,7 @@ class DeepSpeedEngine:
         if world_size == 1 and zero_stage == 0:
             self._engine.enable_backward_allreduce = False  # nobody to add to: saves two copies of all gradients
 
-    def __call__(self, *args: Any) -> Tensor:
+    def __call__(self, *args: Any) -> Any:
         """The module's forward pass."""
         return self._engine(*args)
 

@@ -24,11 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from learners.adapters import adapt
 from learners.advantages import ADVANTAGES
@@ -37,7 +35,7 @@ from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import Totals
 from learners.metrics import Seen, batch_metrics
 from learners.objective import Micro, Objective
-from learners.policy import Policy, load, token_entropies, token_logprobs
+from learners.policy import Policy, load
 from learners.prompt_stats import prompt_stats
 from learners.publish import Publisher
 from learners.rewards import Treatment
@@ -125,7 +123,7 @@ class PolicyLearner:
         if self._objective.needs_start:
             for micro in (micro for micros, _ in updates for micro in micros):
                 with torch.no_grad():
-                    micro.old = self._forward(self._engine, micro)[0]
+                    micro.old, _ = self._engine(*micro.inputs)
         losses, norms, seen = [], [], []
         seconds = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
         for micros, of_batch in updates:
@@ -158,11 +156,11 @@ class PolicyLearner:
     def _accumulate(self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]) -> tuple[float, Seen]:
         """Forward, loss and backward of one micro-batch: its part of the batch's loss, and what it saw."""
         at = time.monotonic()
-        new, entropy = self._forward(self._engine, micro)
+        new, entropy = self._engine(*micro.inputs, True if self._objective.needs_entropy else None)
         reference = None
         if self._reference is not None:
             with torch.no_grad():
-                reference = self._forward(self._reference, micro)[0]
+                reference, _ = self._reference(*micro.inputs)
         loss, seen = self._objective(new, entropy, reference, micro, of_batch)
         value = loss.item()
         if not math.isfinite(value):
@@ -182,13 +180,6 @@ class PolicyLearner:
             self._engine.forget()
             raise
         return self._engine.update(lr, self._section.limits.grad_norm)
-
-    def _forward(self, policy: Any, micro: Micro) -> tuple[Tensor, Tensor | None]:
-        """float32 [N] each: log-probabilities, and entropies where the objective needs them, of the distribution that
-        samples."""
-        logits = policy(micro.tokens, micro.places, micro.positions, micro.layout)
-        logprobs = token_logprobs(logits, micro.targets, micro.temperatures)
-        return logprobs, token_entropies(logits, micro.temperatures) if self._objective.needs_entropy else None
 
     def publish(self) -> Weights:
         """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from learners.batching import Batch
 from learners.corrections import CORRECTIONS
+from learners.layout import Layout
 from learners.losses import LOSSES, WITH_REFERENCE, Tokens, Totals
 from learners.metrics import Seen
 from learners.penalties import KL_ESTIMATORS
-from learners.shared_prefix import Layout
 from swarm.config import LearnersSection
 
 
@@ -43,6 +43,11 @@ class Micro:
     layout: Layout | None = None
     old: Tensor | None = None
     """float32 [N]: under the weights at the start of the step, where they are not those being trained."""
+
+    @property
+    def inputs(self) -> tuple[Tensor | Layout | None, ...]:
+        """What the policy takes."""
+        return self.tokens, self.places, self.positions, self.layout, self.targets, self.temperatures
 
     @classmethod
     def of(cls, batch: Batch, device: str) -> Micro:

@@ -6,13 +6,15 @@ Every layer sees each token once. Only attention has to know who belongs to whom
 completion to [its prompt; itself], both as padded batches around one gather each way. A dense mask over the packed
 tokens would give the same numbers and cost the square of a group's length.
 
+On a processor attention goes tile by tile (`learners.tiles`).
+
 transformers finds `attend` by its registered name, so it serves every model whose attention goes through that
 registry. `install` says whether a model's does, by comparing log-probabilities with the plain way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,56 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from learners.layout import Layout, Parts, tile_inputs
+from learners.tiles import Tiled
+
 NAME = "swarm_shared_prefix"
 _TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit, that counts as the same model (float32)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where prompts and completions lie in the packed tokens. G prompts of at most P tokens, C completions of at most
-    L (their last token is predicted, not read), T packed tokens, M = G * P + C * L padded places."""
-
-    spread: Tensor
-    """int64 [M]: the packed token at each padded place; 0 where there is none."""
-    collect: Tensor
-    """int64 [T]: the padded place of each packed token."""
-    real: Tensor
-    """bool [M]: places that hold a token."""
-    owner: Tensor
-    """int64 [C]: the prompt of each completion."""
-    mask: Tensor
-    """bool [C, 1, L, P + L]: what a completion's tokens may attend to."""
-    prompts: tuple[int, int]
-    """(G, P)"""
-    completions: tuple[int, int]
-    """(C, L)"""
-
-    @classmethod
-    def of(cls, prompts: np.ndarray, completions: np.ndarray, owner: np.ndarray, device: str = "cpu") -> Layout:
-        """From int64 [G, 2] and [C, 2] (start, length) of the packed parts, and int64 [C]."""
-        width, length = int(prompts[:, 1].max()), int(completions[:, 1].max())
-        places, real = zip(_padded(prompts, width), _padded(completions, length), strict=True)
-        spread, holds = np.concatenate([p.ravel() for p in places]), np.concatenate([r.ravel() for r in real])
-        collect = np.empty(int(holds.sum()), np.int64)
-        collect[spread[holds]] = np.flatnonzero(holds)
-        prefix = np.arange(width) < prompts[owner, 1][:, None]
-        own = np.tril(np.ones((length, length), bool))
-        shape = (len(owner), length)
-        mask = np.concatenate(
-            [np.broadcast_to(prefix[:, None], (*shape, width)), np.broadcast_to(own, (*shape, length))], axis=2
-        )
-        spread, collect, holds, mask, owner = (
-            torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (spread, collect, holds, mask[:, None], owner)
-        )
-        return cls(spread, collect, holds, owner, mask, (len(prompts), width), shape)
-
-
-def _padded(spans: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Index of each place of [N, width], and whether it is one."""
-    steps = np.arange(width)
-    real = steps < spans[:, 1:]
-    return np.where(real, spans[:, :1] + steps, 0), real
 
 
 class _Spread(torch.autograd.Function):
@@ -122,29 +80,26 @@ def attend(
     odd = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if options.get(name) is not None]
     if odd:
         raise NotImplementedError(f"shared prompts with {odd[0]}")
+    packed = [x[0].transpose(0, 1) for x in (query, key, value)]
+    if layout.tiled:
+        if torch.is_autocast_enabled("cpu"):  # which knows torch's own function only, not what that calls
+            packed = [x.to(torch.get_autocast_dtype("cpu")) for x in packed]
+        return Tiled.apply(*packed, layout, scaling)[None], None
     heads, size = query.shape[1], query.shape[3]
-    (groups, width), (count, length) = layout.prompts, layout.completions
-    cut = groups * width
-    q, k, v = (_Spread.apply(x[0].transpose(0, 1), layout) for x in (query, key, value))
+    parts = Parts(layout)
+    (pq, cq), (pk, ck), (pv, cv) = (parts.views(_Spread.apply(x, layout)) for x in packed)
 
-    def prompts(x: Tensor) -> Tensor:
-        return x[:cut].unflatten(0, (groups, width))
-
-    def completions(x: Tensor) -> Tensor:
-        return x[cut:].unflatten(0, (count, length))
-
-    def run(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
-        """[N, length, heads, D] each; returns [N * length, heads, D]."""
-        out = nn.functional.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scaling, enable_gqa=True, **how
-        )
+    def run(inputs: Sequence[Tensor], **how: Any) -> Tensor:
+        """[N, heads, length, D] each; returns [N * length, heads, D]."""
+        out = nn.functional.scaled_dot_product_attention(*inputs, scale=scaling, enable_gqa=True, **how)
         return out.transpose(1, 2).reshape(-1, heads, size)
 
-    parts = [run(prompts(q), prompts(k), prompts(v), is_causal=True)]
-    if length:
-        seen = (torch.cat([prompts(x).index_select(0, layout.owner), completions(x)], 1) for x in (k, v))
-        parts.append(run(completions(q), *seen, attn_mask=layout.mask))
-    return _Collect.apply(torch.cat(parts), layout)[None], None
+    found = [run([x.transpose(1, 2) for x in (pq, pk, pv)], is_causal=True)]
+    found += [
+        run(tile_inputs(tile, layout, cq, (pk, ck), (pv, cv)), attn_mask=tile.mask.to(query.dtype))
+        for tile in layout.tiles  # one, of all completions
+    ]
+    return _Collect.apply(torch.cat(found), layout)[None], None
 
 
 def install(model: nn.Module) -> bool:

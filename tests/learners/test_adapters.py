@@ -30,7 +30,7 @@ TOKENS = torch.arange(12)[None] + 5
 def test_only_adapters_are_trained_and_the_policy_starts_as_the_model(make_learner, make_group, model_folder):
     learner = make_learner(lora=LORA)
     plain = policy.load(model_folder)
-    assert torch.equal(logits(learner._model, TOKENS), logits(plain, TOKENS))
+    assert torch.allclose(logits(learner._model, TOKENS), logits(plain, TOKENS), atol=1e-5)
     before = {n: p.detach().clone() for n, p in learner._model.named_parameters()}
     learner.step(1, [make_group(MIXED, 1)])
     moved = {n for n, p in learner._model.named_parameters() if not torch.equal(p, before[n])}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from learners import policy
 from learners.losses import LOSSES, Terms, token_mean
 from swarm import weight_delta
 from swarm.config import LimitsSection
@@ -393,8 +392,7 @@ def test_rewards_go_up_on_a_bandit(make_learner, make_group):
         group = make_group((0.0,) * 8, 1, step=step - 1, lengths=(1,) * 8)
         with torch.no_grad():
             ids = torch.tensor(group.prompt_tokens[None].astype(np.int64))
-            logits = learner._engine(ids, torch.tensor([ids.shape[1] - 1]))
-            logprobs = logits.float().log_softmax(-1)[0].numpy()
+            logprobs = learner._model(input_ids=ids).logits[0, -1].log_softmax(-1).numpy()
         probs = np.exp(logprobs.astype(np.float64))
         rewarded.append(probs[:150].sum() / probs.sum())
         tokens = rng.choice(len(probs), 8, p=probs / probs.sum())
@@ -411,14 +409,6 @@ def test_rewards_go_up_on_a_bandit(make_learner, make_group):
 def test_a_folder_without_a_model_is_a_config_error(make_learner, tmp_path):
     with pytest.raises(ConfigError, match="not a model folder"):
         make_learner(model=tmp_path)
-
-
-def test_untouched_heads_see_only_the_chosen_positions(model_folder):
-    model = policy.load(model_folder)
-    module, rows = policy.Policy(model, None), []
-    model.lm_head.register_forward_hook(lambda head, args, out: rows.append(args[0].shape))
-    module(torch.zeros(3, 5, dtype=torch.long), torch.tensor([2, 7]))
-    assert rows == [(1, 2, 64)]
 
 
 def test_a_disk_that_takes_no_more_is_an_os_error_and_the_learner_goes_on(make_learner, make_group, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from learners import shared_prefix
-from learners.shared_prefix import Layout
+from learners.layout import Layout
 
 SMALL = {
     "num_hidden_layers": 2,
@@ -36,7 +36,7 @@ def qwen():
     return Qwen3ForCausalLM(Qwen3Config(**SMALL)).float().eval()
 
 
-def packed(shape, rng):
+def packed(shape, rng, tile=64):
     """Tokens, positions and layout, and each completion's own full sequence with the places of it in the pack."""
     tokens, positions, prompts, completions, owner, alone = [], [], [], [], [], []
     for prompt_length, lengths in shape:
@@ -52,13 +52,14 @@ def packed(shape, rng):
             tokens += own.tolist()
             positions += range(prompt_length, prompt_length + length)
             alone.append(([*prompt, *own], places))
-    layout = Layout.of(np.array(prompts), np.array(completions), np.array(owner))
+    layout = Layout.of(np.array(prompts), np.array(completions), np.array(owner), tile=tile)
     return torch.tensor([tokens]), torch.tensor([positions]), layout, alone
 
 
+@pytest.mark.parametrize("tile", [64, 3, 1, 0])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_and_gradients_are_those_of_each_rollout_alone(qwen, shape):
-    tokens, positions, layout, alone = packed(shape, np.random.default_rng(1))
+def test_logits_and_gradients_are_those_of_each_rollout_alone(qwen, shape, tile):
+    tokens, positions, layout, alone = packed(shape, np.random.default_rng(1), tile)
     plain, shared = deepcopy(qwen), deepcopy(qwen)
     assert shared_prefix.install(shared)
     logits = shared(input_ids=tokens, position_ids=positions, layout=layout, use_cache=False).logits[0]
@@ -72,6 +73,25 @@ def test_logits_and_gradients_are_those_of_each_rollout_alone(qwen, shape):
     sum((logits[p].log_softmax(-1) * w).sum() for (_, p), w in zip(alone, weights, strict=True)).backward()
     for (name, one), other in zip(plain.named_parameters(), shared.parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-4), name
+
+
+def test_tiles_leave_out_completions_that_have_ended():
+    _, _, layout, _ = packed([(5, [4, 1, 9]), (2, [3, 7])], np.random.default_rng(0), tile=4)
+    assert [(t.count, t.start, t.end) for t in layout.tiles] == [(5, 0, 4), (2, 4, 8), (1, 8, 9)]
+    assert [tuple(t.mask.shape) for t in layout.tiles] == [(5, 1, 4, 9), (2, 1, 4, 13), (1, 1, 1, 14)]
+    assert layout.owner.tolist() == [0, 1, 0, 1, 0]  # from long to short
+
+
+def test_attention_under_autocast_is_in_its_dtype(qwen):
+    tokens, positions, layout, _ = packed(SHAPES["several prompts"], np.random.default_rng(1), 3)
+    shared = deepcopy(qwen)
+    assert shared_prefix.install(shared)
+    wanted = shared(input_ids=tokens, position_ids=positions, layout=layout, use_cache=False).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = shared(input_ids=tokens, position_ids=positions, layout=layout, use_cache=False).logits
+    found.float().square().sum().backward()
+    assert (found - wanted).abs().max() < 0.1
+    assert all(torch.isfinite(p.grad).all() for p in shared.parameters())
 
 
 def test_without_a_layout_the_model_is_as_before(qwen):

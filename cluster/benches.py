@@ -1,0 +1,11 @@
+"""The benches by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.bench import Bench
+from cluster.bench_learn import Speed
+from cluster.bench_rules import Lag, Rules
+
+BENCHES: Mapping[str, type[Bench]] = {"learn/speed": Speed, "learn/rules": Rules, "learn/lag": Lag}

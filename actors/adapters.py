@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from actors.staging import Manifest, check_manifest
 from swarm.errors import ActorError
 from swarm.weights import Tensor, open_mapped
+
+if TYPE_CHECKING:
+    import torch
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
@@ -50,16 +52,22 @@ class Base:
         return out
 
     def _sum(self, name: str, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        import torch
+
         weight = _torch(self._raw[name]).float()
         if a.shape[:1] != b.shape[1:] or (b.shape[0], a.shape[1]) != tuple(weight.shape):
             raise ActorError(f"adapters of {name} are {a.shape} and {b.shape}, the weight is {tuple(weight.shape)}")
         return self._cast(name, torch.addmm(weight, _torch(b), _torch(a), alpha=scale))
 
     def _cast(self, name: str, values: torch.Tensor) -> Tensor:
+        import torch
+
         dtype = self._wanted[name][0]
         flat = values.to(getattr(torch, dtype)).contiguous()
         return Tensor(dtype, tuple(values.shape), memoryview(flat.view(-1).view(torch.uint8).numpy()))
 
 
 def _torch(tensor: Tensor) -> torch.Tensor:
+    import torch
+
     return torch.frombuffer(tensor.data, dtype=getattr(torch, tensor.dtype)).view(tensor.shape)

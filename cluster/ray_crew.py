@@ -4,33 +4,28 @@
 
 The driver holds references and facts; it never copies tokens. A worker that dies is noticed by the call that fails:
 the call becomes a StageFailure (the loop asks again), a new process is started, and it serves only when it holds the
-newest weights. A learner that dies is replaced and reported as DeadActor, since the loop must bring its state back.
+newest weights. The learner and its ranks are `cluster.ray_learner`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
-from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker, parcel
+from cluster.ray_learner import BOOT_TRIES, CLOSE_S, RankActor, RayLearner, brief, own
+from cluster.workers import ActorWorker, RewarderWorker, parcel
 from swarm import schema
 from swarm.config import RunConfig
-from swarm.errors import ActorError, DeadActor, RewarderError, StageFailure, StarvedError, SwarmError
-from swarm.roles import SyncReport, Usage
+from swarm.errors import ActorError, RewarderError, StageFailure, StarvedError, SwarmError
+from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import Group, Handle, Prompt, StepReport, Weights
-
-BOOT_TRIES = 3
-"""Processes of one worker that may fail to start in a row before the run gives up."""
-
-CLOSE_S = 10.0
-"""How long a worker may take to close before it is killed."""
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -70,7 +65,7 @@ class RayCrew:
         a, r, s = config.actors, config.rewarders, config.learners
         self.actors = [Seat(f"actor-{i}", self._maker(ActorWorker, a.threads, a.gpus)) for i in range(a.num)]
         self.rewarders = [Seat(f"rewarder-{i}", self._maker(RewarderWorker, 1, 0)) for i in range(r.num)]
-        self.learner = Seat("learner", self._maker(LearnerWorker, s.threads, s.gpus))
+        self.learner = RayLearner(self._maker(RankActor, s.threads, s.gpus), s.ranks, notice)
 
     @classmethod
     async def start(
@@ -78,11 +73,14 @@ class RayCrew:
     ) -> RayCrew:
         """Start every process at once and wait until all are ready."""
         crew = cls(config, model, weights, notice)
-        seats = [*crew.actors, *crew.rewarders, *([crew.learner] if with_learner else [])]
+        seats = [*crew.actors, *crew.rewarders]
         for seat in seats:
             seat.process = seat.make()
+        if with_learner:
+            crew.learner.start()
         try:
-            await asyncio.gather(*(crew._await_ready(seat) for seat in seats))
+            learner = [crew.learner.ready()] if with_learner else []
+            await asyncio.gather(*(crew._await_ready(seat) for seat in seats), *learner)
         except BaseException:
             await crew.close()
             raise
@@ -97,10 +95,10 @@ class RayCrew:
         return await self._work(seat, RewarderError, "score", handle.ref, handle.facts)
 
     async def step(self, step: int, batch: Sequence[Handle], record: Path | None) -> StepReport:
-        return await self._learn(lambda p: p.step.remote(step, record, *[handle.ref for handle in batch]))
+        return (await self.learner.call("step", step, record, *[handle.ref for handle in batch]))[0]
 
     async def publish(self) -> Weights:
-        return await self._learn(lambda p: p.publish.remote())
+        return (await self.learner.call("publish"))[0]
 
     async def sync(self, weights: Weights) -> list[SyncReport]:
         self._newest = weights
@@ -112,12 +110,16 @@ class RayCrew:
             raise self._fatal
         return [report for report in reports if report is not None]
 
-    async def save(self, folder: Path) -> None:
-        await self._learn(lambda p: p.save.remote(folder))
+    async def save(self, folder: Path) -> Saved:
+        taken: list[Saved] = await self.learner.call("save", folder)
+        return Saved(max(t.capture_s for t in taken), sum(t.bytes for t in taken))
+
+    async def saved(self) -> None:
+        await self.learner.saved()
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         self._lineage = lineage
-        await self._learn(lambda p: p.restore.remote(folder, lineage))
+        await self.learner.call("restore", folder, lineage)
 
     async def fetch(self, handle: Handle) -> Group:
         return schema.from_batch(await handle.ref)
@@ -127,8 +129,8 @@ class RayCrew:
         return Handle(ray.put(batch), facts)
 
     async def usage(self) -> Mapping[str, Usage]:
-        found = {}
-        for seat in [*self.actors, *self.rewarders, self.learner]:
+        found = dict(await self.learner.usage())
+        for seat in [*self.actors, *self.rewarders]:
             if seat.process is not None and seat.replacing is None:
                 try:
                     found[seat.name] = await seat.process.usage.remote()
@@ -137,18 +139,19 @@ class RayCrew:
         return found
 
     async def close(self) -> None:
-        for seat in [*self.actors, *self.rewarders, self.learner]:
+        await self.learner.close()
+        for seat in [*self.actors, *self.rewarders]:
             if seat.replacing is not None:
                 seat.replacing.cancel()
             if seat.process is None:
                 continue
             with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
-                await asyncio.wait_for(_own(seat.process.close.remote()), CLOSE_S)
+                await asyncio.wait_for(own(seat.process.close.remote()), CLOSE_S)
             ray.kill(seat.process)
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
-    def _maker(self, kind: type, threads: int, gpus: float) -> Callable[[], Any]:
+    def _maker(self, kind: type, threads: int, gpus: float) -> Callable[..., Any]:
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not burn the cores that others need
@@ -158,21 +161,19 @@ class RayCrew:
             "DS_ACCELERATOR": "cuda" if gpus else "cpu",
         }
         options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "runtime_env": {"env_vars": environment}}
-        if kind is not LearnerWorker:
-            options["max_concurrency"] = 1000
-        remote = ray.remote(**options)(kind)
+        remote = ray.remote(**options, max_concurrency=1000)(kind)
 
-        def make() -> Any:
+        def make(rank: int = 0) -> Any:
             if kind is ActorWorker:
                 return remote.remote(self._config, self._model, self._lineage)
             if kind is RewarderWorker:
                 return remote.remote(self._config)
-            return remote.remote(self._config, self._model)
+            return remote.remote(self._config, self._model, rank)
 
         return make
 
     async def _await_ready(self, seat: Seat) -> None:
-        seat.pid = await _own(seat.process.ready.remote())
+        seat.pid = await own(seat.process.ready.remote())
         self._notice("ready", worker=seat.name, pid=seat.pid)
 
     async def _replace(self, seat: Seat, cause: str) -> None:
@@ -215,22 +216,13 @@ class RayCrew:
         seat.running += 1
         try:
             ref, facts = getattr(process, method).options(num_returns=2).remote(*args)
-            return Handle(ref, await _own(facts))
+            return Handle(ref, await own(facts))
         except RayActorError as error:
-            self._bury(seat, process, _brief(error))
+            self._bury(seat, process, brief(error))
             raise failure(f"{seat.name} died") from None
         finally:
             if seat.process is process:
                 seat.running -= 1
-
-    async def _learn(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        try:
-            return await _own(call(self.learner.process))
-        except RayActorError as error:
-            await self._replace(self.learner, _brief(error))
-            if self._fatal:
-                raise self._fatal from None
-            raise DeadActor(_brief(error)) from None
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -241,29 +233,13 @@ class RayCrew:
         try:
             return await self._send(seat, self._newest)
         except (RayActorError, StageFailure) as error:
-            self._bury(seat, process, f"could not load weights of step {self._newest.version.step}: {_brief(error)}")
+            self._bury(seat, process, f"could not load weights of step {self._newest.version.step}: {brief(error)}")
             return None
 
     async def _send(self, seat: Seat, weights: Weights) -> SyncReport:
         """Beside the learner the actor maps the published file; elsewhere Ray's object store carries the bytes."""
         process = seat.process
-        if await _own(process.sees.remote(weights.path)):
-            return await _own(process.load.remote(weights))
+        if await own(process.sees.remote(weights.path)):
+            return await own(process.load.remote(weights))
         copied = self.learner.process.read_published.remote(weights.path)
-        return await _own(process.load.remote(weights, copied))
-
-
-async def _own(ref: Awaitable[Any]) -> Any:
-    """Await a Ray reference; an error of our own tree that a worker raised comes out as itself."""
-    try:
-        return await ref
-    except RayTaskError as error:
-        if isinstance(error.cause, SwarmError):
-            raise error.cause from None
-        raise
-
-
-def _brief(error: Exception) -> str:
-    """The first line of an error that says something, without Ray's page of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        return await own(process.load.remote(weights, copied))

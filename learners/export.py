@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from learners import policy
-from learners.engine_deepspeed import read_weights
+from learners.saving import read_weights
 
 BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")
 """What a model folder has beside its weights: tokenizer, chat template, generation settings."""

@@ -10,6 +10,10 @@ optimiser update: AdamW's momentum and weight decay alone would still move the w
 With `updates_per_step` > 1 the batch is split by groups, in order; the old log-probabilities are those of the weights
 before the first update, from forward passes without gradient. With 1 they equal the new ones, and no pass is spent.
 
+With several ranks each process has such a learner, called with the same arguments. Every rank sees the whole batch and
+passes its share of it; gradients are summed, since the loss is already divided by the tokens of all, and every rank
+reports the figures of the whole batch. Only rank 0 publishes.
+
 With `kl_coef` > 0 a frozen float32 copy of the initial policy stays in memory, and rollouts with advantage 0 are
 forwarded too, since the penalty acts on them.
 """
@@ -17,7 +21,6 @@ forwarded too, since the penalty acts on them.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -29,9 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learners import policy
+from learners import policy, saving
 from learners.advantages import ADVANTAGES
-from learners.batching import Batch, loss_tokens, micro_batches, pack, pad, rows
+from learners.batching import Batch, Row, loss_tokens, micro_batches, pack, pad, rows, shares_of
 from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import LOSSES, kl_k3
 from learners.metrics import Tally, batch_metrics
@@ -39,14 +42,12 @@ from learners.publish import Publisher
 from learners.rewards import centre
 from learners.schedule import lr_factor
 from learners.shared_prefix import Layout
+from learners.state import SavedState
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
-from swarm.roles import Usage
+from swarm.roles import Saved, Usage
 from swarm.types import Group, PolicyVersion, StepReport, Weights
 from swarm.weights import digest
-
-_REFUSED_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "file write failed")
-"""What torch's RuntimeError says where the disk refused a write."""
 
 
 @dataclass(slots=True)
@@ -63,6 +64,8 @@ class _Micro:
     positions: Tensor | None = None
     layout: Layout | None = None
     old: Tensor | None = None
+    idle: bool = False
+    """Another rank's turn: passed forward and backward for the collectives, without any gradient."""
 
 
 class PolicyLearner:
@@ -78,9 +81,12 @@ class PolicyLearner:
         seed: int,
         version: PolicyVersion,
         publications: Path | None = None,
+        rank: int = 0,
+        store: torch.distributed.Store | None = None,
     ) -> None:
         """`model` is a Hugging Face folder; `dtype` (`bfloat16` or `float32`) is that of autocast and of publications;
-        `version` names the initial weights; `publications` is a RAM-backed folder (default: one of its own)."""
+        `version` names the initial weights; `publications` is a RAM-backed folder (default: one of its own). `rank`
+        of `section.ranks`, which meet in `store` (`learners.ranks`; needed with several)."""
         self._section, self._reward_weights, self.version = section, dict(reward_weights), version
         self._loss = partial(LOSSES[section.loss.name], **section.loss.options)
         self._advantage = partial(ADVANTAGES[section.advantage.name], **section.advantage.options)
@@ -88,7 +94,7 @@ class PolicyLearner:
         torch.manual_seed(seed)
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._model = policy.load(model)
-        self._publisher = Publisher(self._model, lower or torch.float32, seed, publications)
+        self._publisher = None if rank else Publisher(self._model, lower or torch.float32, seed, publications)
         self._reference = None
         if section.kl_coef > 0:
             frozen = copy.deepcopy(self._model).requires_grad_(False).to(self._device)
@@ -102,8 +108,14 @@ class PolicyLearner:
             weight_decay=section.weight_decay,
             grad_clip=section.grad_clip,
             zero_stage=section.zero_stage,
+            offload=section.offload,
             device=self._device,
+            rank=rank,
+            ranks=section.ranks,
+            store=store,
         )
+        self._rank = rank
+        self._saver = saving.Saver(self._engine, rank, section.ranks, buffered=section.checkpoint_every < section.steps)
         self._ready, self._busy, self._tokens = time.monotonic(), 0.0, 0
 
     def step(self, step: int, groups: Sequence[Group]) -> StepReport:
@@ -114,6 +126,7 @@ class PolicyLearner:
         if not groups:
             raise ValueError(f"step {step}: the batch is empty")
         began = time.monotonic()
+        self._saver.before_change()
         section, tally = self._section, Tally()
         centred = [centre(group, self._reward_weights, self._advantage) for group in groups]
         lr = section.lr * lr_factor(section.schedule, step, section.steps, section.warmup_steps)
@@ -122,8 +135,9 @@ class PolicyLearner:
             part = [centred[i] for i in numbers]
             needed = rows(part, self.version, keep_flat=section.kl_coef > 0)
             if needed:
-                parts = micro_batches(needed, section.micro_tokens, self._shares)
-                micros = [self._to_device(pack(p) if self._shares else pad(p)) for p in parts]
+                parts = micro_batches(needed, section.micro_tokens, self._shares, section.ranks)
+                mine = shares_of(parts, section.ranks, self._shares)[self._rank]
+                micros = [self._micro(part, needed) for part in mine]
                 updates.append((micros, loss_tokens(part)))
         if section.updates_per_step > 1:
             for micro in (micro for micros, _ in updates for micro in micros):
@@ -137,6 +151,7 @@ class PolicyLearner:
             norms.append(self._engine.update(lr))
             seconds["optimizer"] += time.monotonic() - at
 
+        tally = Tally.joined(self._engine.gather(tally))
         metrics = batch_metrics(centred, self.version) | tally.metrics()
         metrics |= {f"learn/{name}_s": value for name, value in seconds.items()}
         metrics |= {
@@ -158,9 +173,15 @@ class PolicyLearner:
     def _accumulate(
         self, micro: _Micro, last: bool, denominator: int, tally: Tally, seconds: dict[str, float]
     ) -> float:
-        """Forward, loss and backward of one micro-batch; returns its part of the batch's loss."""
+        """Forward, loss and backward of one micro-batch; returns its part of the batch's loss, and those that the
+        other ranks did at the same time."""
         at = time.monotonic()
         new = self._logprobs(micro)
+        if micro.idle:
+            value = self._engine.sum(0.0)
+            self._check(value)
+            self._engine.backward(new.sum() * 0.0, last)
+            return value
         old = new.detach() if micro.old is None else micro.old
         terms = self._loss(new, old, micro.behaviour, micro.advantages, self._section.importance_cap)
         total = terms.loss.sum()
@@ -172,22 +193,32 @@ class PolicyLearner:
             total = total + self._section.kl_coef * penalty
             tally.reference_kl += penalty.item()
         loss = total / denominator
-        value = loss.item()
-        if not math.isfinite(value):
-            self._engine.forget()
-            raise DivergedError(f"the loss is {value}; the weights are those of the update before")
+        value = self._engine.sum(loss.item())
+        self._check(value)
         seconds["forward"] += time.monotonic() - at
         at = time.monotonic()
         self._engine.backward(loss, last)
         seconds["backward"] += time.monotonic() - at
         seen = [t.detach().cpu().numpy() for t in (new, micro.behaviour, terms.weight, terms.clipped)]
         tally.add(seen[0], seen[1], seen[2], seen[3], micro.lags)
-        return float(value)
+        return value
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            self._engine.forget()
+            raise DivergedError(f"the loss is {loss}; the weights are those of the update before")
 
     def _logprobs(self, micro: _Micro) -> Tensor:
         """float32 [N] under the present weights, of the distribution that samples."""
         logits = self._engine(micro.tokens, micro.places, micro.positions, micro.layout)
         return policy.token_logprobs(logits, micro.targets, micro.temperatures)
+
+    def _micro(self, part: Sequence[Row], all_rows: Sequence[Row]) -> _Micro:
+        """One micro-batch of this rank; where it has none, the cheapest row as an idle one."""
+        items = part or [min(all_rows, key=lambda row: row.length)]
+        micro = self._to_device(pack(items) if self._shares else pad(items))
+        micro.idle = not part
+        return micro
 
     def _to_device(self, batch: Batch) -> _Micro:
         names = ("tokens", "places", "targets", "advantages", "behaviour", "temperatures")
@@ -199,11 +230,13 @@ class PolicyLearner:
             micro.layout = Layout.of(s.prompts, s.completions, s.owner, self._device)
         return micro
 
-    def publish(self) -> Weights:
-        """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""
-        began = time.monotonic()
+    def publish(self) -> Weights | None:
+        """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities.
+        None on all ranks but the first."""
+        began, weights = time.monotonic(), None
         with self._engine.parameters(self._model) as parameters:
-            weights = self._publisher.publish(parameters, self.version)
+            if self._publisher is not None:
+                weights = self._publisher.publish(parameters, self.version)
         self._busy += time.monotonic() - began
         return weights
 
@@ -212,36 +245,40 @@ class PolicyLearner:
         with self._engine.parameters(self._model) as parameters:
             return digest((n, "float32", p.shape, p.cpu().contiguous().numpy()) for n, p in parameters.items())
 
-    def save(self, folder: Path) -> None:
-        """Weights, moments, random states and the version, into an existing empty folder. Raises OSError where the
-        folder cannot take them."""
+    def save(self, folder: Path) -> Saved:
+        """Take the state of this moment, and write it into an existing folder while training goes on. `saved` tells
+        how that ended; one saving is under way at a time. Returns what it took."""
         began = time.monotonic()
-        state = {"rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all()}
-        try:
-            self._engine.save(folder)
-            torch.save(state, folder / "rng.pt")
-        except RuntimeError as error:
-            if not any(mark in str(error) for mark in _REFUSED_WRITE):
-                raise
-            raise OSError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
-        version = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
-        (folder / "learner.json").write_text(json.dumps(version | {"checksum": self.checksum()}))
-        self._busy += time.monotonic() - began
+        facts = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
+        size = self._saver.start(folder, facts)
+        spent = time.monotonic() - began
+        self._busy += spent
+        return Saved(spent, size)
+
+    def saved(self) -> None:
+        """Wait until what `save` began is in its files. Raises OSError where they could not be written."""
+        self._saver.wait()
 
     def restore(self, folder: Path, lineage: int) -> None:
-        """The state that `save` wrote; versions from now on belong to `lineage`. Raises ValueError where the weights
-        that were read are not those that were saved, OSError where files are missing."""
+        """The state that `save` wrote, by any number of ranks at any ZeRO stage; versions from now on belong to
+        `lineage`. Raises ValueError where the state is broken or another model's, OSError where files are missing."""
         began = time.monotonic()
-        saved = json.loads((folder / "learner.json").read_text())
-        self._engine.load(folder)
-        state = torch.load(folder / "rng.pt", weights_only=True)
-        torch.set_rng_state(state["rng"])
-        if len(state["rng_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
-        if (found := self.checksum()) != saved["checksum"]:
-            raise ValueError(f"{folder}: weights have checksum {found}, saved were {saved['checksum']}")
-        self.version = PolicyVersion(saved["learner"], lineage, saved["step"])
+        self._saver.settle()
+        facts, rng, state = saving.read(folder)
+        self._engine.load(state)
+        torch.set_rng_state(rng["rng"])
+        if len(rng["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(rng["rng_cuda"])
+        self._compare(state)
+        self.version = PolicyVersion(facts["learner"], lineage, facts["step"])
         self._busy += time.monotonic() - began
+
+    def _compare(self, state: SavedState) -> None:
+        """The module's weights, which DeepSpeed copies from what was read, with the files."""
+        with self._engine.parameters(self._model) as parameters:
+            odd = [n for n in state.shapes if not torch.equal(parameters[n].cpu(), state.whole("weight", n))]
+        if odd:
+            raise ValueError(f"{state.folder}: {odd[0]} is not in the module as it was saved")
 
     def usage(self) -> Usage:
         """Seconds and completion tokens since it was ready."""
@@ -250,5 +287,7 @@ class PolicyLearner:
 
     def close(self) -> None:
         """Remove what was published and free the memory."""
-        self._publisher.close()
+        self._saver.settle()
+        if self._publisher is not None:
+            self._publisher.close()
         self._engine.close()

@@ -47,6 +47,15 @@ class Tally:
         """One forward pass: log-probabilities now and then, importance weights, clip flags, lags (-1: unknown)."""
         self._parts.append((new.astype(np.float64), behaviour.astype(np.float64), weight, clipped, lags))
 
+    @classmethod
+    def joined(cls, tallies: Sequence[Tally]) -> Tally:
+        """What all ranks saw, rank by rank."""
+        out = cls()
+        for tally in tallies:
+            out._parts += tally._parts
+            out.reference_kl += tally.reference_kl
+        return out
+
     @property
     def num_tokens(self) -> int:
         """Tokens added so far."""

@@ -38,6 +38,13 @@ def problems_in(config: RunConfig) -> list[str]:
             f"learners.updates_per_step = {learners.updates_per_step}: a batch has only "
             f"{learners.groups_per_step} groups to split (learners.groups_per_step)"
         )
+    if learners.ranks > 1 and config.cluster.placement == "inline":
+        problems.append(
+            f'learners.ranks = {learners.ranks}: ranks are processes, and placement = "inline" has one; '
+            'set cluster.placement to "ray", or learners.ranks to 1'
+        )
+    if learners.offload and not learners.zero_stage:
+        problems.append("learners.offload = true: ZeRO does it; set learners.zero_stage to 1, 2 or 3")
     if config.cluster.placement == "inline" and config.cluster.address:
         problems.append(f'cluster.address = "{config.cluster.address}": only placement = "ray" has a cluster')
     return problems

@@ -183,22 +183,23 @@ def _pin_problem(pin: str) -> Problem | None:
 
 def _cores(config: RunConfig, machine: Machine) -> list[Problem]:
     a, s = config.actors, config.learners
-    wanted = a.num * a.threads + s.threads + config.rewarders.num
+    wanted = a.num * a.threads + s.ranks * s.threads + config.rewarders.num
     if config.cluster.address or wanted <= machine.cores:
         return []
     text = (
         f"{wanted} threads on {machine.cores} cores ({a.num} x {a.threads} actors, {config.rewarders.num} reward "
-        f"workers, {s.threads} learner): they share the cores; waiting ones sleep"
+        f"workers, {s.ranks} x {s.threads} learner): they share the cores; waiting ones sleep"
     )
     return [Problem("note" if wanted <= 3 * machine.cores else "warning", text)]
 
 
 def _gpus(config: RunConfig, machine: Machine) -> list[Problem]:
     a, s = config.actors, config.learners
-    wanted = a.num * a.gpus + s.gpus
+    wanted = a.num * a.gpus + s.ranks * s.gpus
     if config.cluster.address or wanted <= machine.gpus:
         return []
-    text = f"actors.gpus = {a.gpus:g} x {a.num}, learners.gpus = {s.gpus:g}: {wanted:g} GPUs asked, {machine.gpus} here"
+    asked = f"actors.gpus = {a.gpus:g} x {a.num}, learners.gpus = {s.gpus:g} x {s.ranks}"
+    text = f"{asked}: {wanted:g} GPUs asked, {machine.gpus} here"
     return [Problem("error", f"{text}; set them to 0 to run on CPU")]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cluster.workers import ActorWorker, LearnerWorker, Parcel, RewarderWorker, parcel
 from swarm import schema
-from swarm.roles import SyncReport, Usage
+from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import Group, Handle, Prompt, StepReport, Weights
 
 
@@ -43,13 +43,18 @@ class InlineCrew:
         return await asyncio.to_thread(self._the_learner.step, step, record, *[handle.ref for handle in batch])
 
     async def publish(self) -> Weights:
-        return await asyncio.to_thread(self._the_learner.publish)
+        weights = await asyncio.to_thread(self._the_learner.publish)
+        assert weights is not None
+        return weights
 
     async def sync(self, weights: Weights) -> list[SyncReport]:
         return list(await asyncio.gather(*(actor.load(weights) for actor in self._actors)))
 
-    async def save(self, folder: Path) -> None:
-        await asyncio.to_thread(self._the_learner.save, folder)
+    async def save(self, folder: Path) -> Saved:
+        return await asyncio.to_thread(self._the_learner.save, folder)
+
+    async def saved(self) -> None:
+        await asyncio.to_thread(self._the_learner.saved)
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         await asyncio.to_thread(self._the_learner.restore, folder, lineage)

@@ -4,13 +4,13 @@
 
 The driver holds references and facts; it never copies tokens. A worker that dies is noticed by the call that fails:
 the call becomes a StageFailure (the loop asks again), a new process is started, and it serves only when it holds the
-newest weights. A learner that dies is replaced and reported as DeadActor, since the loop must bring its state back.
+newest weights. The learner and its ranks are `cluster.ray_learner`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +20,15 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from cluster import environment
-from cluster.ray_transport import CLOSE_S, Notice, Transport, brief, host_of, own
-from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker, parcel
+from cluster.ray_calls import BOOT_TRIES, CLOSE_S, Notice, brief, host_of, own
+from cluster.ray_learner import RankActor, RayLearner
+from cluster.ray_transport import Transport
+from cluster.workers import ActorWorker, RewarderWorker, parcel
 from swarm import schema
 from swarm.config import RunConfig
-from swarm.errors import ActorError, DeadActor, RewarderError, StageFailure, StarvedError, SwarmError
-from swarm.roles import SyncReport, Usage
+from swarm.errors import ActorError, RewarderError, StageFailure, StarvedError, SwarmError
+from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import Group, Handle, Prompt, StepReport, Weights
-
-BOOT_TRIES = 3
-"""Processes of one worker that may fail to start in a row before the run gives up."""
 
 
 @dataclass(slots=True)
@@ -60,7 +59,7 @@ class RayCrew:
         a, r, s = config.actors, config.rewarders, config.learners
         self.actors = [Seat(f"actor-{i}", self._maker(ActorWorker, a.threads, a.gpus)) for i in range(a.num)]
         self.rewarders = [Seat(f"rewarder-{i}", self._maker(RewarderWorker, 1, 0)) for i in range(r.num)]
-        self.learner = Seat("learner", self._maker(LearnerWorker, s.threads, s.gpus))
+        self.learner = RayLearner(self._maker(RankActor, s.threads, s.gpus), s.ranks, notice)
 
     @classmethod
     async def start(
@@ -68,11 +67,14 @@ class RayCrew:
     ) -> RayCrew:
         """Start every process at once and wait until all are ready."""
         crew = cls(config, model, weights, notice)
-        seats = [*crew.actors, *crew.rewarders, *([crew.learner] if with_learner else [])]
+        seats = [*crew.actors, *crew.rewarders]
         for seat in seats:
             seat.process = seat.make()
+        if with_learner:
+            crew.learner.start()
         try:
-            await asyncio.gather(*(crew._await_ready(seat) for seat in seats))
+            learner = [crew.learner.ready()] if with_learner else []
+            await asyncio.gather(*(crew._await_ready(seat) for seat in seats), *learner)
         except BaseException:
             await crew.close()
             raise
@@ -87,10 +89,10 @@ class RayCrew:
         return await self._work(seat, RewarderError, "score", handle.ref, handle.facts)
 
     async def step(self, step: int, batch: Sequence[Handle], record: Path | None) -> StepReport:
-        return await self._learn(lambda p: p.step.remote(step, record, *[handle.ref for handle in batch]))
+        return (await self.learner.call("step", step, record, *[handle.ref for handle in batch]))[0]
 
     async def publish(self) -> Weights:
-        return await self._learn(lambda p: p.publish.remote())
+        return (await self.learner.call("publish"))[0]
 
     async def sync(self, weights: Weights) -> list[SyncReport]:
         self._newest = weights
@@ -102,12 +104,16 @@ class RayCrew:
             raise self._fatal
         return [report for report in reports if report is not None]
 
-    async def save(self, folder: Path) -> None:
-        await self._learn(lambda p: p.save.remote(folder))
+    async def save(self, folder: Path) -> Saved:
+        taken: list[Saved] = await self.learner.call("save", folder)
+        return Saved(max(t.capture_s for t in taken), sum(t.bytes for t in taken))
+
+    async def saved(self) -> None:
+        await self.learner.saved()
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         self._lineage = lineage
-        await self._learn(lambda p: p.restore.remote(folder, lineage))
+        await self.learner.call("restore", folder, lineage)
 
     async def fetch(self, handle: Handle) -> Group:
         return schema.from_batch(await handle.ref)
@@ -117,8 +123,8 @@ class RayCrew:
         return Handle(ray.put(batch), facts)
 
     async def usage(self) -> Mapping[str, Usage]:
-        found = {}
-        for seat in [*self.actors, *self.rewarders, self.learner]:
+        found = dict(await self.learner.usage())
+        for seat in [*self.actors, *self.rewarders]:
             if seat.process is not None and seat.replacing is None:
                 try:
                     found[seat.name] = await seat.process.usage.remote()
@@ -127,7 +133,8 @@ class RayCrew:
         return found
 
     async def close(self) -> None:
-        for seat in [*self.actors, *self.rewarders, self.learner]:
+        await self.learner.close()
+        for seat in [*self.actors, *self.rewarders]:
             if seat.replacing is not None:
                 seat.replacing.cancel()
             if seat.process is None:
@@ -139,22 +146,20 @@ class RayCrew:
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
-    def _maker(self, kind: type, threads: int, gpus: float) -> Callable[[], Any]:
+    def _maker(self, kind: type, threads: int, gpus: float) -> Callable[..., Any]:
         options: dict[str, Any] = {
             "num_cpus": threads,
             "num_gpus": gpus,
             "runtime_env": {"env_vars": environment.of_worker(threads, gpus)},
         }
-        if kind is not LearnerWorker:
-            options["max_concurrency"] = 1000
-        remote = ray.remote(**options)(kind)
+        remote = ray.remote(**options, max_concurrency=1000)(kind)
 
-        def make() -> Any:
+        def make(rank: int = 0) -> Any:
             if kind is ActorWorker:
                 return remote.remote(self._config, self._model, self._lineage)
             if kind is RewarderWorker:
                 return remote.remote(self._config)
-            return remote.remote(self._config, self._model)
+            return remote.remote(self._config, self._model, rank)
 
         return make
 
@@ -210,15 +215,6 @@ class RayCrew:
         finally:
             if seat.process is process:
                 seat.running -= 1
-
-    async def _learn(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        try:
-            return await own(call(self.learner.process))
-        except RayActorError as error:
-            await self._replace(self.learner, brief(error))
-            if self._fatal:
-                raise self._fatal from None
-            raise DeadActor(brief(error)) from None
 
     # -- weights ------------------------------------------------------------------------------------------------------
 

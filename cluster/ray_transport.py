@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.courier import Courier
+from cluster.ray_calls import CLOSE_S, Notice, brief, own
 from swarm.errors import ActorError, SwarmError
 from swarm.types import Weights
 
 TRIES = 2
 """Attempts to bring a set to a host before its actors are given up."""
-
-CLOSE_S = 10.0
-"""How long a process may take to close before it is killed."""
-
-Notice = Callable[..., None]
-"""`notice(kind, **facts)`: an event for the journal."""
 
 
 @dataclass(slots=True)
@@ -110,24 +104,3 @@ class Transport:
             with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
                 await asyncio.wait_for(own(there.process.close.remote()), CLOSE_S)
             ray.kill(there.process)
-
-
-def host_of(_worker: Any) -> str:
-    """The host (Ray's node id) of the worker in whose process this runs."""
-    return str(ray.get_runtime_context().get_node_id())
-
-
-async def own(ref: Awaitable[Any]) -> Any:
-    """Await a Ray reference; an error of our own tree that a worker raised comes out as itself."""
-    try:
-        return await ref
-    except RayTaskError as error:
-        if isinstance(error.cause, SwarmError):
-            raise error.cause from None
-        raise
-
-
-def brief(error: Exception) -> str:
-    """The first line of an error that says something, without Ray's page of advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -39,6 +39,7 @@ def main(root: str, model: str, since: str, plan: str) -> None:
                     groups = schema.read_groups(folder.batch(step))
                     learner.step(step, None, *[schema.to_batch(group) for group in groups])
                 weights = learner.publish()
+                assert weights is not None  # of the first rank
                 _tell(say, step=step, digest=weights.digest, tensors=weights.tensors, seconds=time.monotonic() - began)
                 if logged not in (None, weights.digest):
                     break

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from actors.engines import ENGINES
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig
-from swarm.roles import SyncReport, Usage
+from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import CANARY_TOKENS, Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
 
 if TYPE_CHECKING:
@@ -133,10 +133,13 @@ class RewarderWorker:
 
 
 class LearnerWorker:
-    """The learner. Records each batch before it trains on it, so that a replay never misses one."""
+    """The learner, or one rank of it. Rank 0 records each batch before all train on it, so that a replay never misses
+    one."""
 
-    def __init__(self, config: RunConfig, model: str) -> None:
-        self._config, self._model = config, model
+    def __init__(self, config: RunConfig, model: str, rank: int = 0, store: Any = None) -> None:
+        """`store` is where several ranks meet (`learners.ranks`). On Linux the priority is that of the calling thread
+        and of those that it starts."""
+        self._config, self._model, self._rank, self._store = config, model, rank, store
         if config.cluster.placement == "ray" and not config.learners.gpus:
             os.nice(LEARNER_NICE)
         self._learner = self._make(0)
@@ -153,22 +156,24 @@ class LearnerWorker:
             seed=config.seed,
             version=PolicyVersion(LEARNER, lineage, 0),
             max_tokens=config.actors.max_new_tokens,
+            rank=self._rank,
+            store=self._store,
         )
-
-    def ready(self) -> int:
-        return os.getpid()
 
     def step(self, step: int, record: Path | None, *batches: pa.RecordBatch) -> StepReport:
         groups = [schema.from_batch(batch) for batch in batches]
-        if record is not None:
+        if record is not None and self._rank == 0:
             schema.write_groups(record, groups)
         return self._learner.step(step, groups)
 
-    def publish(self) -> Weights:
+    def publish(self) -> Weights | None:
         return self._learner.publish()
 
-    def save(self, folder: Path) -> None:
-        self._learner.save(folder)
+    def save(self, folder: Path) -> Saved:
+        return self._learner.save(folder)
+
+    def saved(self) -> None:
+        self._learner.saved()
 
     def restore(self, folder: Path | None, lineage: int) -> None:
         if folder is None:

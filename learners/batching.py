@@ -1,6 +1,7 @@
 """Groups into micro-batches: which rollouts cost compute, in what order, and what the loss is divided by.
 
-    centred groups --rows()--> rows (one rollout each) --micro_batches()--> lists of rows --pack() or pad()--> arrays
+    centred groups --rows()--> rows (one rollout each) --micro_batches()--> lists of rows --shares_of()--> those of a
+    rank --pack() or pad()--> arrays
 
 **Denominator.** A loss's mean is over *all* completion tokens that carry loss, or all rollouts, that have a reward,
 including those whose advantage is 0 (`totals`). Those contribute 0 to the sum, so leaving them out of the forward pass
@@ -135,14 +136,15 @@ def totals(centred: Sequence[Centred], max_tokens: int) -> Totals:
 
 
 def micro_batches(
-    items: Sequence[Row], micro_tokens: int, shared: bool = False, whole_groups: bool = False
+    items: Sequence[Row], micro_tokens: int, shared: bool = False, ranks: int = 1, whole_groups: bool = False
 ) -> list[list[Row]]:
     """Split rows into micro-batches of at most `micro_tokens` tokens each: packed ones (`shared`), else padded ones.
 
-    As few as the budget allows; then the budget is lowered as far as that number holds, which balances them. A row
-    longer than the budget is a micro-batch of its own. Longest first; with `shared` a group's rows stay together, and
-    a group that is cut has its prompt in both parts. With `whole_groups` each group is a micro-batch, whatever its
-    size: for losses that compare its rollouts.
+    As few as the budget allows, rounded up to a multiple of `ranks`; then the budget is lowered as far as that number
+    holds, which balances them. A row longer than the budget is a micro-batch of its own. Longest first; with `shared`
+    a group's rows stay together, and a group that is cut has its prompt in both parts. The number is not a multiple
+    of `ranks` only where every micro-batch is a single row. With `whole_groups` each group is a micro-batch, whatever
+    its size: for losses that compare its rollouts.
     """
     if not items:
         return []
@@ -160,11 +162,46 @@ def micro_batches(
     while low < high:
         middle = (low + high) // 2
         parts = cut(ordered, middle)
-        if len(parts) <= len(best):
+        if len(parts) <= -(-len(best) // ranks) * ranks:
             best, high = parts, middle
         else:
             low = middle + 1
+    while len(best) % ranks and any(len(part) > 1 for part in best):
+        whole = max((part for part in best if len(part) > 1), key=lambda part: tokens_in(part, shared))
+        at, half = best.index(whole), len(whole) // 2
+        best[at : at + 1] = [whole[:half], whole[half:]]
     return best
+
+
+def tokens_in(part: Sequence[Row], shared: bool) -> int:
+    """Tokens of one forward pass over a micro-batch, padding included."""
+    if not shared:
+        return max(row.length for row in part) * len(part)
+    prompts = {row.group: len(row.prompt_tokens) for row in part}
+    return sum(prompts.values()) + sum(len(row.rollout.tokens) - 1 for row in part)
+
+
+def shares_of(parts: Sequence[list[Row]], ranks: int, shared: bool = False) -> list[list[list[Row]]]:
+    """Deal micro-batches out to `ranks` ranks, by tokens; each gets the same number.
+
+    In rounds from the costliest on, so that what runs at the same time takes the same time; in a round the costliest
+    goes to the rank with the least so far. Ranks that the last round does not reach get an empty one: the collectives
+    of ZeRO need everybody in every pass. Deterministic. With one rank the order is kept.
+    """
+    if ranks == 1:
+        return [list(parts)]
+    costs = [tokens_in(part, shared) for part in parts]
+    order = sorted(range(len(parts)), key=lambda i: -costs[i])
+    shares: list[list[list[Row]]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for begin in range(0, len(order), ranks):
+        dealt = order[begin : begin + ranks]
+        lightest = sorted(range(ranks), key=lambda rank: loads[rank])
+        for place, rank in enumerate(lightest):
+            index = dealt[place] if place < len(dealt) else None
+            shares[rank].append([] if index is None else parts[index])
+            loads[rank] += 0 if index is None else costs[index]
+    return shares
 
 
 def pack(items: Sequence[Row]) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learners import policy
 from learners.adapters import merge, write
-from learners.engine_deepspeed import read_weights
+from learners.saving import read_weights
 from swarm.config import LoraSection
 
 BESIDE = ("*.json", "*.jinja", "*.model", "*.txt")

@@ -10,6 +10,10 @@ optimiser update: AdamW's momentum and weight decay alone would still move the w
 With `updates_per_step` > 1 the batch is split by groups, in order; the old log-probabilities are those of the weights
 before the first update, from forward passes without gradient. With 1 they equal the new ones, and no pass is spent.
 
+With several ranks each process has such a learner, called with the same arguments. Every rank sees the whole batch and
+passes its share of it; gradients are summed, since the loss is already divided by the tokens of all, and every rank
+reports the figures of the whole batch. Only rank 0 publishes.
+
 With a KL penalty, or a loss that compares with it, a frozen float32 copy of the initial policy stays in memory; then,
 and with an entropy bonus, rollouts with advantage 0 are forwarded too, since these act on them.
 """
@@ -17,7 +21,6 @@ and with an entropy bonus, rollouts with advantage 0 are forwarded too, since th
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -28,9 +31,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from learners import saving
 from learners.adapters import adapt
 from learners.advantages import ADVANTAGES
-from learners.batching import micro_batches, pack, pad, rows, totals
+from learners.batching import Row, micro_batches, pack, pad, rows, shares_of, totals
 from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import Totals
 from learners.metrics import Seen, batch_metrics
@@ -40,15 +44,13 @@ from learners.prompt_stats import prompt_stats
 from learners.publish import Publisher
 from learners.rewards import Treatment
 from learners.schedule import lr_factor
+from learners.state import SavedState
 from learners.truncation import TRUNCATIONS
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
-from swarm.roles import Usage
+from swarm.roles import Saved, Usage
 from swarm.types import Group, PolicyVersion, StepReport, Weights
 from swarm.weights import digest
-
-_REFUSED_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected pos", "file write failed")
-"""What torch's RuntimeError says where the disk refused a write."""
 
 
 class PolicyLearner:
@@ -65,10 +67,13 @@ class PolicyLearner:
         version: PolicyVersion,
         max_tokens: int,
         publications: Path | None = None,
+        rank: int = 0,
+        store: torch.distributed.Store | None = None,
     ) -> None:
         """`model` is a Hugging Face folder; `dtype` (`bfloat16` or `float32`) is that of autocast and of publications;
         `version` names the initial weights; `max_tokens` is the recipe's limit of a completion; `publications` is a
-        RAM-backed folder (default: one of its own)."""
+        RAM-backed folder (default: one of its own). `rank` of `section.ranks`, which meet in `store` (`learners.ranks`;
+        needed with several)."""
         self._section, self.version, self._max_tokens = section, version, max_tokens
         self._objective = Objective(section)
         self._treatment = Treatment(
@@ -82,7 +87,8 @@ class PolicyLearner:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._model = load(model)
         scale = adapt(self._model, section.lora) if section.lora else None
-        self._publisher = Publisher(self._model, lower or torch.float32, seed, publications, scale)
+        kind = lower or torch.float32
+        self._publisher = None if rank else Publisher(self._model, kind, seed, publications, scale)
         self._reference = None
         if self._objective.needs_reference:
             frozen = copy.deepcopy(self._model).requires_grad_(False).to(self._device)
@@ -96,8 +102,14 @@ class PolicyLearner:
             weight_decay=section.weight_decay,
             grad_clip=section.grad_clip,
             zero_stage=section.zero_stage,
+            offload=section.offload,
             device=self._device,
+            rank=rank,
+            ranks=section.ranks,
+            store=store,
         )
+        self._rank = rank
+        self._saver = saving.Saver(self._engine, rank, section.ranks, buffered=section.checkpoint_every < section.steps)
         self._ready, self._busy, self._tokens = time.monotonic(), 0.0, 0
 
     def step(self, step: int, groups: Sequence[Group]) -> StepReport:
@@ -109,6 +121,7 @@ class PolicyLearner:
         if not groups:
             raise ValueError(f"step {step}: the batch is empty")
         began = time.monotonic()
+        self._saver.before_change()
         section = self._section
         centred = self._treatment.centre(groups)
         lr = section.lr * lr_factor(section.schedule, step, section.steps, section.warmup_steps)
@@ -117,9 +130,11 @@ class PolicyLearner:
             part = [centred[i] for i in numbers]
             needed = rows(part, self.version, self._objective.keeps_flat)
             if needed:
-                parts = micro_batches(needed, section.micro_tokens, self._shares, self._objective.whole_groups)
-                micros = [Micro.of(pack(p) if self._shares else pad(p), self._device) for p in parts]
-                updates.append((micros, totals(part, self._max_tokens)))
+                parts = micro_batches(
+                    needed, section.micro_tokens, self._shares, section.ranks, self._objective.whole_groups
+                )
+                mine = shares_of(parts, section.ranks, self._shares)[self._rank]
+                updates.append(([self._micro(p, needed) for p in mine], totals(part, self._max_tokens)))
         if self._objective.needs_start:
             for micro in (micro for micros, _ in updates for micro in micros):
                 with torch.no_grad():
@@ -129,7 +144,8 @@ class PolicyLearner:
         for micros, of_batch in updates:
             found = [self._accumulate(m, m is micros[-1], of_batch, seconds) for m in micros]
             losses.append(sum(loss for loss, _ in found))
-            seen.append(Seen.joined([part for _, part in found]))
+            of_rank = [part for _, part in found if part is not None]
+            seen.append(Seen.joined([part for parts in self._engine.gather(of_rank) for part in parts]))
             at = time.monotonic()
             norms.append(self._update(lr, seen[-1]))
             seconds["optimizer"] += time.monotonic() - at
@@ -153,16 +169,22 @@ class PolicyLearner:
         known = tuple(prompt_stats(group, self._treatment.weights) for group in groups)
         return StepReport(step, num_rollouts, consumed, num_trained, spent, metrics, known)
 
-    def _accumulate(self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]) -> tuple[float, Seen]:
-        """Forward, loss and backward of one micro-batch: its part of the batch's loss, and what it saw."""
+    def _accumulate(
+        self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]
+    ) -> tuple[float, Seen | None]:
+        """Forward, loss and backward of one micro-batch: its part of the batch's loss with those that the other ranks
+        did at the same time, and what this rank saw."""
         at = time.monotonic()
         new, entropy = self._engine(*micro.inputs, True if self._objective.needs_entropy else None)
-        reference = None
-        if self._reference is not None:
-            with torch.no_grad():
-                reference, _ = self._reference(*micro.inputs)
-        loss, seen = self._objective(new, entropy, reference, micro, of_batch)
-        value = loss.item()
+        if micro.idle:
+            value, loss, seen = self._engine.sum(0.0), new.sum() * 0.0, None
+        else:
+            reference = None
+            if self._reference is not None:
+                with torch.no_grad():
+                    reference, _ = self._reference(*micro.inputs)
+            loss, seen = self._objective(new, entropy, reference, micro, of_batch)
+            value = self._engine.sum(loss.item())
         if not math.isfinite(value):
             self._engine.forget()
             raise DivergedError(f"the loss is {value}")
@@ -170,7 +192,7 @@ class PolicyLearner:
         at = time.monotonic()
         self._engine.backward(loss, last)
         seconds["backward"] += time.monotonic() - at
-        return float(value), seen
+        return value, seen
 
     def _update(self, lr: float, seen: Seen) -> float:
         """Check what the update was made of, then make it; the gradient norm before clipping."""
@@ -181,11 +203,18 @@ class PolicyLearner:
             raise
         return self._engine.update(lr, self._section.limits.grad_norm)
 
-    def publish(self) -> Weights:
-        """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities."""
-        began = time.monotonic()
+    def _micro(self, part: Sequence[Row], all_rows: Sequence[Row]) -> Micro:
+        """One micro-batch of this rank; where it has none, the cheapest row as an idle one."""
+        items = part or [min(all_rows, key=lambda row: row.length)]
+        return Micro.of(pack(items) if self._shares else pad(items), self._device, idle=not part)
+
+    def publish(self) -> Weights | None:
+        """Write the present weights to shared memory in the engines' dtype, with the canary's log-probabilities.
+        None on all ranks but the first."""
+        began, weights = time.monotonic(), None
         with self._engine.parameters(self._model) as parameters:
-            weights = self._publisher.publish(parameters, self.version)
+            if self._publisher is not None:
+                weights = self._publisher.publish(parameters, self.version)
         self._busy += time.monotonic() - began
         return weights
 
@@ -194,38 +223,41 @@ class PolicyLearner:
         with self._engine.parameters(self._model) as parameters:
             return digest((n, "float32", p.shape, p.cpu().contiguous().numpy()) for n, p in parameters.items())
 
-    def save(self, folder: Path) -> None:
-        """Weights, moments, random states and the version, into an existing empty folder. Raises OSError where the
-        folder cannot take them."""
+    def save(self, folder: Path) -> Saved:
+        """Take the state of this moment, and write it into an existing folder while training goes on. `saved` tells
+        how that ended; one saving is under way at a time. Returns what it took."""
         began = time.monotonic()
-        state = {"rng": torch.get_rng_state(), "rng_cuda": torch.cuda.get_rng_state_all()}
-        try:
-            self._engine.save(folder)
-            torch.save(state, folder / "rng.pt")
-        except RuntimeError as error:
-            if not any(mark in str(error) for mark in _REFUSED_WRITE):
-                raise
-            raise OSError(f"{folder}: cannot be written ({str(error).splitlines()[0]})") from error
-        version = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
-        kept = {"checksum": self.checksum(), "baselines": self._treatment.baselines}
-        (folder / "learner.json").write_text(json.dumps(version | kept))
-        self._busy += time.monotonic() - began
+        facts = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
+        size = self._saver.start(folder, facts | {"baselines": self._treatment.baselines})
+        spent = time.monotonic() - began
+        self._busy += spent
+        return Saved(spent, size)
+
+    def saved(self) -> None:
+        """Wait until what `save` began is in its files. Raises OSError where they could not be written."""
+        self._saver.wait()
 
     def restore(self, folder: Path, lineage: int) -> None:
-        """The state that `save` wrote; versions from now on belong to `lineage`. Raises ValueError where the weights
-        that were read are not those that were saved, OSError where files are missing."""
+        """The state that `save` wrote, by any number of ranks at any ZeRO stage; versions from now on belong to
+        `lineage`. Raises ValueError where the state is broken or another model's, OSError where files are missing."""
         began = time.monotonic()
-        saved = json.loads((folder / "learner.json").read_text())
-        self._engine.load(folder)
-        state = torch.load(folder / "rng.pt", weights_only=True)
-        torch.set_rng_state(state["rng"])
-        if len(state["rng_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["rng_cuda"])
-        if (found := self.checksum()) != saved["checksum"]:
-            raise ValueError(f"{folder}: weights have checksum {found}, saved were {saved['checksum']}")
-        self._treatment.baselines = saved["baselines"]
-        self.version = PolicyVersion(saved["learner"], lineage, saved["step"])
+        self._saver.settle()
+        facts, rng, state = saving.read(folder)
+        self._engine.load(state)
+        torch.set_rng_state(rng["rng"])
+        if len(rng["rng_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(rng["rng_cuda"])
+        self._compare(state)
+        self._treatment.baselines = facts["baselines"]
+        self.version = PolicyVersion(facts["learner"], lineage, facts["step"])
         self._busy += time.monotonic() - began
+
+    def _compare(self, state: SavedState) -> None:
+        """The module's weights, which DeepSpeed copies from what was read, with the files."""
+        with self._engine.parameters(self._model) as parameters:
+            odd = [n for n in state.shapes if not torch.equal(parameters[n].cpu(), state.whole("weight", n))]
+        if odd:
+            raise ValueError(f"{state.folder}: {odd[0]} is not in the module as it was saved")
 
     def usage(self) -> Usage:
         """Seconds and completion tokens since it was ready."""
@@ -234,5 +266,7 @@ class PolicyLearner:
 
     def close(self) -> None:
         """Remove what was published and free the memory."""
-        self._publisher.close()
+        self._saver.settle()
+        if self._publisher is not None:
+            self._publisher.close()
         self._engine.close()

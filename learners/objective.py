@@ -43,6 +43,8 @@ class Micro:
     layout: Layout | None = None
     old: Tensor | None = None
     """float32 [N]: under the weights at the start of the step, where they are not those being trained."""
+    idle: bool = False
+    """Another rank's turn: passed forward and backward for the collectives, without any gradient."""
 
     @property
     def inputs(self) -> tuple[Tensor | Layout | None, ...]:
@@ -50,7 +52,7 @@ class Micro:
         return self.tokens, self.places, self.positions, self.layout, self.targets, self.temperatures
 
     @classmethod
-    def of(cls, batch: Batch, device: str) -> Micro:
+    def of(cls, batch: Batch, device: str, idle: bool = False) -> Micro:
         """Its arrays as tensors on `device`."""
         names = [
             "tokens",
@@ -64,7 +66,7 @@ class Micro:
             "rewards",
             "groups",
         ]
-        micro = cls(**{n: torch.from_numpy(getattr(batch, n)).to(device) for n in names}, lags=batch.lags)
+        micro = cls(**{n: torch.from_numpy(getattr(batch, n)).to(device) for n in names}, lags=batch.lags, idle=idle)
         if batch.shared is not None:
             s = batch.shared
             micro.positions = torch.from_numpy(s.positions).to(device)

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent.
 
 A checkpoint is a folder `step_000050/` holding what the learner wrote (`learner/`), the ledger, the pool's finished
-groups. It is written under another name, listed in `manifest.json` with the size and hash of every
-file, synced, and renamed. Reading checks the manifest; a broken one is passed over for the one before it, with an
+groups. It is written under another name (`begin`), listed in `manifest.json` with the size and hash of every file,
+synced, and renamed (`finish`). Reading checks the manifest; a broken one is passed over for the one before it, with an
 event.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import xxhash
@@ -29,30 +29,37 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-async def write(parent: Path, step: int, fill: Callable[[Path], Awaitable[None]], keep: int) -> Path:
-    """Make the checkpoint of `step` by `fill(folder)`, then remove all but the newest `keep`.
+def begin(parent: Path, step: int) -> Path:
+    """An empty folder for the checkpoint of `step`; what unfinished ones left is removed."""
+    partial = parent / f".partial_{step:06d}"
+    _remove([*parent.glob(".partial_*"), *parent.glob(".replaced_*")])
+    partial.mkdir(parents=True)
+    return partial
 
-    Whatever `fill` raises leaves the earlier checkpoints as they were and no half one behind. Checkpoints of later
-    steps are removed too: they were broken, or the run would not be at this step again.
+
+def finish(partial: Path, keep: int) -> tuple[Path, int]:
+    """Make what is in a folder of `begin` the checkpoint of its step, then remove all but the newest `keep`; returns
+    its folder and bytes. Raises OSError from the disk, and leaves the earlier checkpoints as they were.
+
+    Checkpoints of later steps are removed too: they were broken, or the run would not be at this step again.
     """
-    final, partial, replaced = path_of(parent, step), parent / f".partial_{step:06d}", parent / f".replaced_{step:06d}"
-    _remove(_left_over(parent))
-    try:
-        partial.mkdir(parents=True)
-        await fill(partial)
-        files = {str(p.relative_to(partial)): _facts(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
-        _sync(partial / _MANIFEST)
-        if final.exists():  # of an earlier process that ended here
-            final.rename(replaced)
-        partial.rename(final)
-        _sync(parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    parent, step = partial.parent, int(partial.name.removeprefix(".partial_"))
+    final, replaced = path_of(parent, step), parent / f".replaced_{step:06d}"
+    files = {str(p.relative_to(partial)): _facts(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+    (partial / _MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1))
+    _sync(partial / _MANIFEST)
+    if final.exists():  # of an earlier process that ended here
+        final.rename(replaced)
+    partial.rename(final)
+    _sync(parent)
     later = [folder for folder in _all(parent) if step_of(folder) > step]
     _remove([replaced, *later, *_all(parent)[len(later) + keep :]])
-    return final
+    return final, sum(int(facts["bytes"]) for facts in files.values())
+
+
+def abandon(partial: Path) -> None:
+    """Remove a folder of `begin`."""
+    _remove([partial])
 
 
 def newest_good(parent: Path) -> tuple[Path | None, list[str]]:
@@ -85,11 +92,6 @@ def check(folder: Path) -> str | None:
 
 def _all(parent: Path) -> list[Path]:
     return sorted(parent.glob("step_*"), reverse=True)
-
-
-def _left_over(parent: Path) -> list[Path]:
-    """What a process that was killed while it wrote left behind."""
-    return [*parent.glob(".partial_*"), *parent.glob(".replaced_*")]
 
 
 def _remove(folders: Iterable[Path]) -> None:

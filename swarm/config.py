@@ -181,16 +181,21 @@ class LearnersSection(Section):
     """Largest gradient norm."""
     micro_tokens: Count = 8192
     """Padded tokens (prompt and completion) of one forward pass."""
+    ranks: Count = 1
+    """Processes that train together, each on its share of a batch; with GPUs each takes `gpus` of its own."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
-    """DeepSpeed ZeRO stage."""
+    """DeepSpeed ZeRO stage: what the ranks divide among them. 0 nothing, 1 moments and master weights, 2 also
+    gradients, 3 also the weights."""
+    offload: bool = False
+    """Keep master weights and moments in the memory of the host (ZeRO 1 to 3)."""
     checkpoint_every: Count = 50
     """Learner steps between checkpoints; one is always written at the end."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints to keep; at least two, so that a broken one has a predecessor."""
     threads: Count = 2
-    """Compute threads of the learner on CPU."""
+    """Compute threads of each rank of the learner on CPU."""
     gpus: NotNegative = 0.0
-    """GPUs the learner asks Ray for."""
+    """GPUs each rank of the learner asks Ray for."""
 
 
 class EvalSection(Section):

@@ -10,10 +10,11 @@ change that it goes with, in one transaction, so what the stream was told is nei
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Ledger:
     """Opens or makes the file. Every method is one transaction."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("pragma journal_mode = wal")
@@ -189,16 +191,21 @@ class Ledger:
         query = "select cause, count(*) from asks where cause is not null group by cause order by 2 desc"
         return dict(self._db.execute(query).fetchall())
 
-    def copy(self, path: Path) -> None:
-        """A consistent copy, while this one is in use. What it holds also survives a loss of power in this one, so
-        that no checkpoint is ahead of its ledger. Raises OSError where the disk is full or gone."""
-        try:
-            self._db.execute("pragma wal_checkpoint(full)")
-            with closing(sqlite3.connect(path)) as target:
-                target.execute("pragma synchronous = off")  # the checkpoint syncs all of its files at once
-                self._db.backup(target)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: the ledger cannot be copied: {error}") from error
+    def snapshot(self) -> bytes:
+        """All of it at this moment, as the bytes of a SQLite file."""
+        return self._db.serialize()
+
+    def sync(self) -> None:
+        """Until all that is committed survives a loss of power, so that no checkpoint is ahead of its ledger; may be
+        called from any thread. Raises OSError where the disk is full or gone."""
+        log = self._path.with_name(self._path.name + "-wal")
+        for path in (log, self._path):
+            with suppress(FileNotFoundError) if path is log else nullcontext():  # no log: all is in the file
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
 
     def close(self) -> None:
         self._db.close()

@@ -23,10 +23,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
-from swarm import checkpoints, evaluation, recovery, schema
+from swarm import evaluation, recovery, saving
 from swarm.errors import DeadActor, DivergedError, PromptRefused, StageFailure, StarvedError
 from swarm.journal import Journal
 from swarm.ledger import Ask, Ledger
@@ -75,6 +74,8 @@ class Node:
     failures_in_a_row: int = 0
     saved: bool = True
     """Whether the newest checkpoint that was due is there."""
+    writing: asyncio.Task[None] | None = None
+    """The checkpoint that is being written while training goes on."""
     shares: Shares = field(default_factory=Shares)
 
 
@@ -144,7 +145,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         if node.step % node.checkpoint_every == 0 and node.step < node.steps:
             lineage = node.lineage
             with node.shares.spend("save"):
-                await save(node)
+                await save(node, tasks)
             if node.lineage != lineage:
                 break
     if handing_out:
@@ -219,27 +220,16 @@ async def hand_out(node: Node, weights: Weights, tickets: list[int]) -> None:
     await node.pool.release(tickets)
 
 
-async def save(node: Node) -> None:
-    """Checkpoint: learner, ledger and the pool's finished groups. A failure to write is an event; training goes on."""
-
-    async def fill(folder: Path) -> None:
-        (folder / "learner").mkdir()
-        await node.crew.save(folder / "learner")
-        ready = [await node.crew.fetch(handle) for handle in node.pool.ready]
-        await asyncio.to_thread(schema.write_groups, folder / "pool.parquet", ready)
-        node.ledger.copy(folder / "ledger.sqlite")
-
+async def save(node: Node, tasks: asyncio.TaskGroup | None = None) -> None:
+    """Checkpoint what is now; with `tasks` it is written while training goes on. A failure to write is an event."""
+    await saving.settled(node)
     try:
-        path = await revived(
-            node, lambda: checkpoints.write(node.journal.folder.checkpoints, node.step, fill, node.keep_checkpoints)
-        )
+        if tasks is None:
+            await revived(node, lambda: saving.whole(node))
+        elif draft := await revived(node, lambda: saving.take(node)):
+            node.writing = tasks.create_task(saving.write_behind(node, draft))
     except OSError as error:
-        node.saved = False
-        node.journal.event("checkpoint_failed", step=node.step, cause=str(error))
-    else:
-        node.saved = True
-        if path:
-            node.journal.event("checkpoint", step=node.step, folder=path.name)
+        saving.failed(node, node.step, error)
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

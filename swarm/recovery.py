@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarm import checkpoints, schema
+from swarm import checkpoints, saving, schema
 from swarm.errors import DivergedError, SchemaError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def diverged(node: Node, step: int, error: DivergedError) -> DivergedError:
 async def replay(node: Node, why: str) -> tuple[Path | None, int]:
     """Restore the learner and train it again on the recorded batches. Returns the checkpoint and its step."""
     folder = node.journal.folder
+    await saving.settled(node)  # it may be the newest
     checkpoint, problems = await asyncio.to_thread(checkpoints.newest_good, folder.checkpoints)
     for broken in problems:
         node.journal.event("checkpoint_broken", problem=broken, used=checkpoint.name if checkpoint else "none")

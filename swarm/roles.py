@@ -64,6 +64,14 @@ class Usage:
     tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a learner took to capture its state: seconds during which it did nothing else, bytes of all ranks."""
+
+    capture_s: float
+    bytes: int
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Token ids in, token ids out, while weights change underneath. All methods are called from one event loop."""
@@ -108,16 +116,24 @@ class Learner(Protocol):
         """One learner step on a batch; `step` is the number this step will have (1 is the first)."""
         ...
 
-    def publish(self) -> Weights:
-        """Write the present weights to RAM-backed storage of this host; the two newest sets are kept."""
+    def publish(self) -> Weights | None:
+        """Write the present weights to RAM-backed storage of this host; the two newest sets are kept. One of several
+        ranks publishes for all; the others answer None."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything a resume needs into an existing empty folder."""
+    def save(self, folder: Path) -> Saved:
+        """Capture everything a resume needs, and begin to write it into an existing empty folder. Returns once the
+        next step may begin. One saving at a time: a second call waits for the first."""
+        ...
+
+    def saved(self) -> None:
+        """Wait until the newest `save` is in its files; may be called from another thread than the rest. Raises
+        OSError where they could not be written; the state in memory is as it was."""
         ...
 
     def restore(self, folder: Path, lineage: int) -> None:
-        """The state that `save` wrote there; versions published from now on belong to `lineage`."""
+        """The state that `save` wrote there, by any number of ranks; versions published from now on belong to
+        `lineage`."""
         ...
 
     def usage(self) -> Usage: ...
@@ -149,7 +165,10 @@ class PromptStream(Protocol):
 
 @runtime_checkable
 class Crew(Protocol):
-    """The processes of one node as the loop sees them. A dead one is replaced; what it held fails as a StageFailure."""
+    """The processes of one node as the loop sees them. A dead one is replaced; what it held fails as a StageFailure.
+
+    A dead learner is DeadActor, to whoever asks, until `restore`.
+    """
 
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0) -> Handle:
         """A group of `num` rollouts (0: the recipe's group size)."""
@@ -167,7 +186,13 @@ class Crew(Protocol):
         """Bring every live actor to these weights; an actor that starts later loads the newest before it serves."""
         ...
 
-    async def save(self, folder: Path) -> None: ...
+    async def save(self, folder: Path) -> Saved:
+        """As the learner's: the state of this moment is taken, and is being written into `folder`."""
+        ...
+
+    async def saved(self) -> None:
+        """As the learner's; does not wait for a step. Raises DeadActor where the learner died while it wrote."""
+        ...
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         """The learner as it was saved in `folder` (None: as it was before the first step), in this lineage."""
@@ -180,7 +205,7 @@ class Crew(Protocol):
         ...
 
     async def usage(self) -> Mapping[str, Usage]:
-        """By worker name: `actor-0`, `rewarder-0`, `learner`."""
+        """By worker name: `actor-0`, `rewarder-0`, `learner`, and further ranks `learner-1`, ..."""
         ...
 
     async def close(self) -> None: ...

@@ -28,7 +28,7 @@ from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.pool import Pool, capacity, window
 from swarm.resampling import Resampling
-from swarm.roles import SyncReport, Usage
+from swarm.roles import Saved, SyncReport, Usage
 from swarm.scores import stats_of
 from swarm.types import (
     Draw,
@@ -111,6 +111,11 @@ class FakeCrew:
         self.points, self.killed = 0, False
         self.calls: Counter[str] = Counter()
         self.lineage, self.step_now, self.alive = 0, 0, True
+        self.life, self.died_aside = 0, False
+        self.saving: tuple[Path, str, int] | None = None
+        """Folder, content, and the life in which it was captured."""
+        self.writing_passes = 9
+        """Of the event loop, until a saving is in its files: about two steps."""
         self.weights: list[list[tuple[int, str]]] = []
         """Per step, the (ticket, prompt id) of its batch."""
         self.trained_at: dict[int, int] = {}
@@ -226,13 +231,34 @@ class FakeCrew:
         self.published = Weights(version, "/nowhere", digest(self.weights), 1)
         return self.published
 
-    async def save(self, folder: Path) -> None:
+    async def save(self, folder: Path) -> Saved:
         await self._learner("save")
-        (folder / "weights.json").write_text(json.dumps(self.weights))
+        assert self.saving is None, "a second saving before the first was written"
+        assert not any(folder.iterdir()), "saved into a folder that is not empty"  # noqa: ASYNC240 - a fake
+        self.saving = (folder, json.dumps(self.weights), self.life)
+        return Saved(0.0, 1)
+
+    async def saved(self) -> None:
+        assert self.saving is not None, "nothing is being saved"
+        folder, text, life = self.saving
+        for _ in range(self.writing_passes):
+            await asyncio.sleep(0)
+            self.point()
+            if not self.alive or self.life != life:
+                self.saving = None
+                raise DeadActor("died while it wrote")
+        self.calls["saved"] += 1
+        self.saving = None
+        if self.calls["saved"] in self.die.get("saved", ()):
+            self.alive, self.died_aside = False, True
+            raise DeadActor(f"killed in saved {self.calls['saved']}")
+        (folder / "weights.json").write_text(text)
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         self.point()
-        self.alive = True
+        assert self.saving is None or not self.alive, "restored while it is saving"
+        self.alive, self.died_aside = True, False
+        self.life += 1
         await self._learner("restore")
         saved = json.loads((folder / "weights.json").read_text()) if folder else []
         self.weights = [[(ticket, prompt) for ticket, prompt in tickets] for tickets in saved]
@@ -256,6 +282,8 @@ class FakeCrew:
 
     async def _learner(self, call: str) -> None:
         self.point()
+        if self.died_aside:
+            raise DeadActor("it died while nobody but the writer of a checkpoint looked")
         assert self.alive, f"{call} of a learner that was not restored"
         await asyncio.sleep(0)
         self.point()

@@ -56,6 +56,7 @@ def test_a_resume_is_exact_at_every_stage(make_learner, make_group, tmp_path, st
     train(whole, make_group, 1, 2)
     whole.save(tmp_path)
     train(whole, make_group, 3, 4)
+    whole.saved()
     resumed = make_learner(zero_stage=stage)
     resumed.restore(tmp_path, lineage=1)
     train(resumed, make_group, 3, 4)
@@ -79,12 +80,30 @@ def test_bad_numbers_leave_the_weights_alone_at_every_stage(make_learner, make_g
         learner.step(1, [make_group(MIXED, 1)])
     assert learner.checksum() == before
 
-    learner = make_learner(zero_stage=stage, micro_tokens=1)
+    learner, fresh = (make_learner(zero_stage=stage, micro_tokens=1) for _ in range(2))
     group = make_group(MIXED, 1)
     bad = replace(group.rollouts[-1], logprobs=np.full(len(group.rollouts[-1].tokens), np.nan, np.float32))
     with pytest.raises(DivergedError, match="loss"):
         learner.step(1, [replace(group, rollouts=(*group.rollouts[:-1], bad))])
     assert learner.checksum() == before
+    for one in (learner, fresh):  # nothing is left of the passes before the bad one
+        one.step(1, [group])
+    assert learner.checksum() == fresh.checksum()
+
+
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_offload_trains_alike(make_learner, make_group, tmp_path, stage):
+    options = {"micro_tokens": 40, "lr": 1e-3, "zero_stage": stage}
+    plain, other = make_learner(**options), make_learner(offload=True, **options)
+    for learner in (plain, other):
+        train(learner, make_group, 1, 3)
+    wanted = masters(plain)
+    for name, value in masters(other).items():
+        assert torch.allclose(value, wanted[name], atol=1e-5), name
+    other.save(tmp_path)
+    other.saved()
+    plain.restore(tmp_path, lineage=0)
+    assert plain.checksum() == other.checksum()
 
 
 def test_a_machine_without_a_compiler_works_and_stdout_stays_clean():

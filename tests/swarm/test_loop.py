@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm import loop, metrics, recovery, schema
+from swarm import checkpoints, loop, metrics, recovery, schema
 from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
+from swarm.ledger import Ledger
 from swarm.loop import Node
+from swarm.roles import Saved
 from swarm.types import Handle, Prompt, StepReport
 from tests.fake_crew import (
     CheckedPool,
@@ -207,12 +210,12 @@ def test_max_lag_0_trains_on_the_same_batches_twice(tmp_path: Path) -> None:
     assert all(a.equals(b) for a, b in zip(seen[0][1], seen[1][1], strict=True))
 
 
-@pytest.mark.parametrize("call", ["step", "publish", "save"])
+@pytest.mark.parametrize("call", ["step", "publish", "save", "saved"])
 @pytest.mark.parametrize("deaths", [(2,), (5,), (5, 6)])
 def test_a_dead_learner_is_replayed_to_the_same_weights_and_the_run_goes_on(
     tmp_path: Path, call: str, deaths: tuple[int, ...]
 ) -> None:
-    if call == "save":
+    if call.startswith("save"):
         deaths = tuple(range(1, len(deaths) + 1))
     crew = FakeCrew(die={call: deaths})
     with process(tmp_path, crew, steps=8) as node:
@@ -290,11 +293,21 @@ def test_a_resume_in_a_new_lineage_asks_everything_again(tmp_path: Path) -> None
         check_exactly_once(node, crew)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_event_and_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["save", "saved"])
+def test_a_checkpoint_that_cannot_be_written_is_an_event_and_the_run_goes_on(tmp_path: Path, call: str) -> None:
     class FullDisk(FakeCrew):
-        async def save(self, folder: Path) -> None:
-            await super().save(folder)
-            if self.calls["save"] == 2:
+        async def save(self, folder: Path) -> Saved:
+            taken = await super().save(folder)
+            self.refuse("save")
+            return taken
+
+        async def saved(self) -> None:
+            await super().saved()
+            self.refuse("saved")
+
+        def refuse(self, what: str) -> None:
+            if call == what and self.calls[what] == 2:
+                self.saving = None
                 raise OSError(28, "No space left on device")
 
     with process(tmp_path, FullDisk(), steps=9) as node:
@@ -348,12 +361,70 @@ def test_a_divergence_names_the_batch_and_the_last_good_checkpoint(tmp_path: Pat
 
 def test_a_last_checkpoint_that_cannot_be_written_is_not_forgotten(tmp_path: Path) -> None:
     class FullDisk(FakeCrew):
-        async def save(self, folder: Path) -> None:
+        async def saved(self) -> None:
+            await super().saved()
             raise OSError(28, "No space left on device")
 
     with process(tmp_path, FullDisk(), steps=4) as node:
         asyncio.run(go(node))
         assert not node.saved
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    class SlowDisk(FakeCrew):
+        async def saved(self) -> None:
+            if self.calls["step"] < 8:
+                await self.two_more.wait()  # for ever, were the loop to wait for this
+            await super().saved()
+
+        async def step(self, step: int, batch: Any, record: Path | None) -> StepReport:
+            if step == 6:
+                self.two_more.set()
+            return await super().step(step, batch, record)
+
+        two_more = asyncio.Event()
+
+    crew = SlowDisk()
+    with process(tmp_path, crew, steps=8, checkpoint_every=4) as node:
+        asyncio.run(go(node))
+        check_exactly_once(node, crew)
+        assert [e["step"] for e in events(node, "checkpoint")] == [4, 8]
+
+
+def test_the_next_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
+    crew = FakeCrew()  # which refuses to save twice at once
+    crew.writing_passes = 100
+    with process(tmp_path, crew, steps=6, checkpoint_every=1) as node:
+        asyncio.run(go(node))
+        assert [e["step"] for e in events(node, "checkpoint")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_has_learner_pool_and_ledger_of_one_moment(tmp_path: Path) -> None:
+    crew = FakeCrew(max_lag=2)
+    crew.writing_passes = 60
+    with process(tmp_path, crew, steps=9, checkpoint_every=4) as node:
+        asyncio.run(go(node))
+        for step in (4, 8, 9):
+            folder = checkpoints.path_of(node.journal.folder.checkpoints, step)
+            if not folder.exists():  # pruned
+                continue
+            ledger = Ledger(folder / "ledger.sqlite")
+            assert ledger.last_step(0) == step
+            assert len(json.loads((folder / "learner" / "weights.json").read_text())) == step
+            pool = {group.ticket for group in schema.read_groups(folder / "pool.parquet")}
+            assert pool <= ledger.pooled_tickets()
+            ledger.close()
+
+
+def test_a_learner_that_dies_while_it_writes_leaves_no_half_checkpoint(tmp_path: Path) -> None:
+    crew = FakeCrew(die={"step": [5]})
+    crew.writing_passes = 1000
+    with process(tmp_path, crew, steps=5, checkpoint_every=4) as node:
+        asyncio.run(go(node))
+        (event,) = events(node, "checkpoint_failed")
+        assert (event["step"], event["cause"]) == (4, "died while it wrote")
+        assert [p.name for p in node.journal.folder.checkpoints.iterdir()] == ["step_000005"]
+        check_exactly_once(node, crew)
 
 
 def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_and_it_says_so(tmp_path: Path) -> None:

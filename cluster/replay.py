@@ -2,7 +2,8 @@
 
 Neither actors nor Ray take part. The learner gets a process of its own with the threads and the memory settings of the
 run's: the order of sums, hence every bit of the weights, depends on them. (A run that was placed inline had those of
-its shell; so has its replay.) Equal weights are promised on one machine with one set of versions.
+its shell; so has its replay.) Equal weights are promised on one machine with one set of versions, and for the recipe as
+it is now: a schedule of the learning rate spans `learners.steps`, so a run that was resumed to more steps had two.
 """
 
 from __future__ import annotations
@@ -45,11 +46,14 @@ def replay(folder: RunFolder, *, console: Console, since: int = 0, steps: int | 
         console.print(f"replaying steps {since + 1} to {last} of {folder.root}")
         result: dict[str, Any] = {"run": str(folder.root), "since": since, "last": last, "compared": 0, "differs": None}
 
+        failures: list[str] = []
+
         def heard(text: str) -> None:
             line = json.loads(text)
-            if "error" in line:
-                raise SwarmError(f"{folder.root}: step {line['step']} cannot be replayed: {line['error']}")
             step = line["step"]
+            if "error" in line:
+                failures.append(f"{folder.root}: step {step} cannot be replayed: {line['error']}")
+                return
             if step not in known:
                 console.print(f"step {step}: trained; the run did not live to log its digest")
                 return
@@ -65,6 +69,8 @@ def replay(folder: RunFolder, *, console: Console, since: int = 0, steps: int | 
             plan.flush()
             arguments = (folder.root, model, since, plan.name)
             apart(LEARNER, *arguments, say=heard, environment=_environment(config), failure=SwarmError)
+        if failures:
+            raise SwarmError(failures[0])
     return result
 
 

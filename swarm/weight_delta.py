@@ -1,9 +1,9 @@
 """What changed between two weight files of one layout, bit for bit: the changed 16-bit elements and nothing else.
 
 At the learning rates of RL most updates are smaller than half the distance between two neighbouring bfloat16 numbers,
-so that a published set differs from the one before in few elements, and hosts that hold that one need only those.
-(The observation that low precision hides most of an update is that of "The Path Not Taken", arXiv 2511.08567; the
-format is ours.)
+so that a published set differs from the one before in few elements, and hosts that hold that one need only those. That
+low precision hides most of an update is described in arXiv 2511.08567; sending changed indices and values only, without
+loss, is SparseRL-Sync (arXiv 2605.07330), from which the format below differs.
 
 Both files are taken as rows of uint16, header included (it is equal), and cut into blocks of 65,536. A block with k
 changed elements of n is written in the smallest of three forms, which reader and writer derive from k and n:

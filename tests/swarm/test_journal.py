@@ -11,6 +11,7 @@ import pytest
 
 from swarm.errors import ConfigError
 from swarm.journal import Journal, RunFolder
+from swarm.types import PolicyVersion, Weights
 
 
 def test_a_run_gets_the_first_free_number_and_its_parts(tmp_path: Path) -> None:
@@ -55,6 +56,16 @@ with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.read()
 """
+
+
+def test_the_digests_of_published_tensors_are_kept_by_lineage_and_step(tmp_path: Path) -> None:
+    journal = Journal(RunFolder.create(tmp_path, "run"))
+    for step in (1, 2):
+        journal.published(Weights(PolicyVersion("learner", 3, step), "w", f"set{step}", 7, tensors={"a": f"a{step}"}))
+    journal.close()
+    assert journal.folder.read("digests.jsonl") == [
+        {"lineage": 3, "step": step, "digest": f"set{step}", "tensors": {"a": f"a{step}"}} for step in (1, 2)
+    ]
 
 
 def test_a_live_run_keeps_a_second_process_out_and_a_killed_one_does_not(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_a_run_goes_to_its_end_and_leaves_all_that_a_resume_needs(tmp_path: Path
         lines = folder.read("metrics.jsonl")
         assert [line["step"] for line in lines] == list(range(1, 9))
         assert lines[-1]["digest"] == digest(crew.weights)
+        assert [line["digest"] for line in folder.read("digests.jsonl")] == [line["digest"] for line in lines]
         assert [e["step"] for e in events(node, "checkpoint")] == [3, 6, 8]
         assert sorted(p.name for p in folder.checkpoints.iterdir()) == ["step_000006", "step_000008"]
         assert [e["step"] for e in events(node, "evaluated")] == [2, 4, 6]

@@ -91,7 +91,8 @@ class PassRates:
             rate = self.rate(prompt)
             return rate * (1 - rate)
         record = self._sources.get(prompt.source, _Record())
-        return (record.spread + 0.125) / (record.groups + 1)  # 1/8 is the mean of p (1 - p) under the prior
+        # 1/8 is the mean of p (1 - p) under the prior; the estimate of a single group can be above what is possible
+        return min(0.25, (record.spread + 0.125) / (record.groups + 1))
 
     def gradient(self, prompt: Prompt) -> float:
         """Proxy of the gradient norm of one rollout; that of the source, or 1, where there is none."""

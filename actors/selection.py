@@ -312,7 +312,7 @@ def allocate(
     if budget < least * num:
         raise ValueError(f"a budget of {budget} rollouts is less than {least} for each of {num} prompts")
     reachable = (rates > 0) & (gradients > 0)
-    safe = np.where(reachable, rates, 1.0)
+    safe = np.where(reachable, np.maximum(rates, ROUNDING), 1.0)
     wanted = np.where(reachable, gradients / np.sqrt(safe + alpha / safe ** (beta - 1)), 0.0)
     if not wanted.any():
         wanted = np.ones(num)

@@ -19,7 +19,7 @@ def prompt(name: str, source: str = "sums") -> Prompt:
 
 
 def stats(name: str, passed: int, num: int = 8, source: str = "sums", **figures: float) -> PromptStats:
-    return PromptStats(name, source, num, passed, passed / num, 0.0, **figures)
+    return PromptStats(name, source, num, passed, passed / num, passed * (num - passed) / num**2, **figures)
 
 
 told = st.lists(
@@ -97,6 +97,28 @@ def test_the_spread_within_groups_is_the_variance_of_a_pass() -> None:
         rates.learned([stats("x", int(rng.binomial(8, p)))])
         values.append(rates.variance(prompt("new")))
     assert np.mean(values[100:]) == pytest.approx((0.05 * 0.95 + 0.25) / 2, abs=0.02)
+
+
+@pytest.mark.parametrize("k", range(9))
+def test_the_variance_of_a_prompt_is_near_its_posterior_mean(k: int) -> None:
+    """Under Beta(1/2, 1/2) and k of 8: (k + 1/2) (8 - k + 1/2) / (9 * 10)."""
+    rates = PassRates(10)
+    rates.learned([stats("a", k)])
+    source = rates.variance(prompt("new"))
+    expected = (k + 0.5) * (8.5 - k) / 90
+    found = rates.variance(prompt("a")) + (0.125 - source) / 3  # as if nothing were known of the source
+    assert found == pytest.approx(expected, rel=0.13)
+
+
+def test_rewards_with_degrees_count_by_their_mean_and_their_own_variance() -> None:
+    rates = PassRates(10)
+    for _ in range(20):
+        rates.learned([PromptStats("flat", "graded", 8, 0, 0.5, 0.0), PromptStats("good", "graded", 8, 0, 0.5, 0.1)])
+    assert rates.rate(prompt("flat", "graded")) == pytest.approx(0.5, abs=0.01)
+    assert rates.variance(prompt("good", "graded")) > 5 * rates.variance(prompt("flat", "graded"))
+    rates.learned([PromptStats("far", "big", 8, 8, 7.0, 30.0), PromptStats("low", "big", 8, 0, -3.0, 0.0)])
+    assert 0 < rates.rate(prompt("low", "big")) < rates.rate(prompt("far", "big")) < 1
+    assert 0.2 < rates.variance(prompt("far", "big")) <= 0.25
 
 
 def test_gradients_and_diversity_come_from_the_prompt_else_its_source_and_groups_without_them_keep_them() -> None:

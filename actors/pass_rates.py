@@ -4,6 +4,10 @@ The policy changes, so older groups count less: in a prompt's estimate every new
 it (they are an epoch old), in a source's estimate about the last `HORIZON` groups count. A prompt that was never asked,
 or is forgotten (`remember` newest ones are kept), is what its source is: with sources whose prompts hardly ever repeat,
 that is the estimate that matters.
+
+A pass rate is the mean reward within [0, 1]: of rewards 0 and 1, the share that is right. The variance of a pass is the
+variance within groups, divisor n - 1: for such rewards it is p (1 - p) in expectation, and where rewards have degrees
+it is theirs, while the p (1 - p) of their mean would call a prompt whose answers all earn one half the best of all.
 """
 
 from __future__ import annotations
@@ -19,6 +23,13 @@ FORGET = 0.5
 """Weight of a prompt's earlier groups after a new one."""
 HORIZON = 64
 """Groups of a source that its estimate looks back on."""
+MOST = 0.25
+"""The largest variance of a figure in [0, 1]."""
+PRIOR_VARIANCE = 0.125
+"""Mean of p (1 - p) under the prior."""
+PRIOR_GROUPS = 0.5
+"""Weight of the source's variance beside a prompt's own groups: at 8 rollouts this is within an eighth of the posterior
+mean of p (1 - p) under the prior."""
 DIGITS = 4
 """Of stored figures, after the point; it keeps the state small and what is restored equal to what was stored."""
 
@@ -30,22 +41,23 @@ class _Record:
     num: float = 0.0
     """Rollouts."""
     passed: float = 0.0
+    """Sum of their rewards, within [0, 1] each on average."""
     groups: float = 0.0
     """Groups of two or more rollouts."""
     spread: float = 0.0
-    """Sum over those of k (n - k) / (n (n - 1)), which is p (1 - p) in expectation."""
+    """Sum over those of the variance, at most 1/4 each times n / (n - 1)."""
     gradient: float | None = None
     """Running mean; None until a learner told."""
     diversity: float | None = None
 
     def add(self, stats: PromptStats, keep: float) -> None:
         """One more group; those before are weighted by `keep` in (0, 1)."""
-        n, k = stats.num, stats.passed
+        n, mean = stats.num, min(1.0, max(0.0, stats.mean))
         self.num = round(self.num * keep + n, DIGITS)
-        self.passed = min(self.num, round(self.passed * keep + k, DIGITS))
+        self.passed = min(self.num, round(self.passed * keep + n * mean, DIGITS))
         if n >= 2:
             self.groups = round(self.groups * keep + 1, DIGITS)
-            self.spread = round(self.spread * keep + k * (n - k) / (n * (n - 1)), DIGITS)
+            self.spread = round(self.spread * keep + min(MOST, stats.variance) * n / (n - 1), DIGITS)
         self.gradient = _mean(self.gradient, stats.gradient, keep)
         self.diversity = _mean(self.diversity, stats.diversity, keep)
 
@@ -85,13 +97,13 @@ class PassRates:
         return (record.passed + self.rate_of_source(prompt.source)) / (record.num + 1)
 
     def variance(self, prompt: Prompt) -> float:
-        """Expected variance p (1 - p) of a pass. A prompt that is not known has the mean *within* groups of its source:
-        half of a source solved and half of it hopeless is a pass rate of 0.5, yet no group has anything to teach."""
-        if prompt.id in self._prompts:
-            rate = self.rate(prompt)
-            return rate * (1 - rate)
-        record = self._sources.get(prompt.source, _Record())
-        return (record.spread + 0.125) / (record.groups + 1)  # 1/8 is the mean of p (1 - p) under the prior
+        """Expected variance of a pass, in (0, 1/4]. A prompt that is not known has the mean *within* groups of its
+        source: half of a source solved and half of it hopeless is a pass rate of 0.5, yet no group can teach."""
+        source = self._sources.get(prompt.source, _Record())
+        # the estimate of a single group can be above what is possible
+        variance = min(MOST, (source.spread + PRIOR_VARIANCE) / (source.groups + 1))
+        own = self._prompts.get(prompt.id, _Record())
+        return min(MOST, (own.spread + PRIOR_GROUPS * variance) / (own.groups + PRIOR_GROUPS))
 
     def gradient(self, prompt: Prompt) -> float:
         """Proxy of the gradient norm of one rollout; that of the source, or 1, where there is none."""

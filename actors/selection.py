@@ -6,7 +6,7 @@
 
 A selection is a function of its seed, the task stream and what it was told, so its `state()`, which holds all three,
 continues equally after a resume. `in_order` is the task stream as it is. The mathematics are the pure functions
-`draw_weights` and `allocate`.
+`draw_weights` and `actors.allocation.allocate`.
 
 `swarm.roles.PromptStream` is the contract. Keyword-only options of a class are its schema in a recipe, beside `seed`,
 `groups_per_step` and `group_size`, which the program gives.
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.allocation import allocate
 from actors.pass_rates import HORIZON, PassRates
 from actors.tasks import TaskStream, pick
 from swarm.errors import ConfigError
@@ -31,7 +32,6 @@ REMEMBER = 2_000
 """Prompts with estimates of their own: about 150 kB of state, which is written whenever a prompt is asked."""
 MOST_GROUPS = HORIZON * 3 // 4
 """What a curriculum may wait for: the weight of a source's groups comes near `HORIZON`, but never there."""
-ROUNDING = 1e-9
 
 
 class InOrder:
@@ -99,9 +99,9 @@ class VarianceAware(_Learning):
     Source: variance-aware sampling of MMR1, arXiv 2509.21268: score = a p (1 - p) + b diversity, and a batch that mixes
     weighted and uniform draws. Differs: not the whole data set is scored every so often, but each window when it comes
     up, with the newest estimates; what is not drawn waits for the source's next epoch. So no score is stale, and
-    sources that make their prompts as needed can be weighted too. p has a prior, and is the source's for prompts that
-    were never asked; diversity is measured as in `learners.prompt_stats`. The paper's a, b and mixture were not
-    verified.
+    sources that make their prompts as needed can be weighted too. p (1 - p) is estimated by `actors.pass_rates`, for
+    prompts that were never asked by their source; diversity is measured as in `learners.prompt_stats`. The paper's a,
+    b and mixture were not verified.
     """
 
     name = "variance_aware"
@@ -293,40 +293,6 @@ def draw_weights(scores: Floats, mix: float) -> Floats:
     num, total = len(scores), float(scores.sum())
     weighted = scores / total if total > 0 else np.full(num, 1 / num)
     return mix / num + (1 - mix) * weighted
-
-
-def allocate(
-    rates: Floats, gradients: Floats, budget: int, *, least: int = 2, alpha: float = 1e-3, beta: float = 2.0
-) -> list[int]:
-    """How many of `budget` rollouts each prompt gets: whole numbers, at least `least` each, which sum to the budget.
-
-    n_i is proportional to G_i / sqrt(p_i + alpha / p_i^(beta - 1)), and 0 where p_i or G_i is 0, before the floor. With
-    alpha = 0 this minimises the variance sum G_i^2 / (n_i p_i) under the budget; alpha keeps rollouts from prompts
-    that are as good as hopeless. `rates` (p_i, in [0, 1]) and `gradients` (G_i >= 0) are float64 [N].
-
-    Source: GVM-RAFT, arXiv 2505.02391 (alpha 1e-3, beta 2). Differs: the floor, under which the
-    others share what is left in the same proportions; shares are rounded by largest remainders, ties to the first.
-    Raises ValueError where the budget does not reach for the floor.
-    """
-    num = len(rates)
-    if budget < least * num:
-        raise ValueError(f"a budget of {budget} rollouts is less than {least} for each of {num} prompts")
-    reachable = (rates > 0) & (gradients > 0)
-    safe = np.where(reachable, rates, 1.0)
-    wanted = np.where(reachable, gradients / np.sqrt(safe + alpha / safe ** (beta - 1)), 0.0)
-    if not wanted.any():
-        wanted = np.ones(num)
-    floored = np.zeros(num, bool)
-    while True:
-        left = budget - least * int(floored.sum())
-        shares = np.where(floored, least, wanted / wanted[~floored].sum() * left)
-        if not (below := ~floored & (shares < least - ROUNDING)).any():
-            break
-        floored |= below
-    nums = np.floor(shares + ROUNDING).astype(int)
-    order = np.lexsort((np.arange(num), nums - shares))  # largest remainder first
-    nums[order[: budget - int(nums.sum())]] += 1
-    return [int(n) for n in nums]
 
 
 SELECTIONS: dict[str, Callable[..., InOrder]] = {

@@ -202,7 +202,7 @@ def _prompts(counts: Mapping[str, int] | None) -> str:
     return (
         f"{counts['asked']} asked, {counts['trained']} trained on, {counts['waiting']} waiting, "
         f"{counts['lost']} lost, {counts['duplicated']} duplicated"
-        + (f"; {counts['skipped']} groups set aside as flat" if counts["skipped"] else "")
+        + (f"; {counts['skipped']} flat groups skipped" if counts["skipped"] else "")
     )
 
 

@@ -17,7 +17,6 @@ from actors.questions import HELD_OUT_SHARE, digest, normal, share_for
 from actors.tasks import SOURCES, TaskStream, count_distinct
 from swarm.config import WeightedSpec
 from swarm.errors import ConfigError
-from swarm.roles import PromptStream
 
 SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}  # 200 questions
@@ -70,8 +69,20 @@ def problems_of(*tasks: WeightedSpec) -> str:
     return str(caught.value)
 
 
-def test_the_stream_is_a_prompt_stream() -> None:
-    assert isinstance(stream(gym()), PromptStream)
+def test_two_sources_of_one_family_have_names_of_their_own() -> None:
+    source = stream(gym(config=SMALL), gym(config=SUMS), gym("letter_counting"))
+    assert source.names == ["chain_sum", "chain_sum-2", "letter_counting"]
+    prompts = [*take(source, 60), *source.held_out(20)]
+    assert {p.source for p in prompts} == set(source.names)
+    for prompt in prompts:
+        assert prompt.task["config"] == (SMALL if prompt.source == "chain_sum" else SUMS) or "letter" in prompt.source
+
+
+def test_weights_for_one_draw_change_nothing_about_the_next() -> None:
+    one, other = stream(gym(config=SMALL), gym("letter_counting")), stream(gym(config=SMALL), gym("letter_counting"))
+    assert {one.next([0.0, 1.0]).source for _ in range(20)} == {"letter_counting"}
+    assert {other.next([1.0, 0.0]).source for _ in range(20)} == {"chain_sum"}
+    assert [p.source for p in take(one, 30)] == [p.source for p in take(other, 30)]
 
 
 @few

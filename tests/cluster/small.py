@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def low_bytes(prompts: Sequence[str], completions: Sequence[str], **columns: obj
     """The share of characters before `P`: differs within every group, so every batch has something to teach."""
     time.sleep(PACE_S)
     return [sum(c < "P" for c in text) / max(len(text), 1) for text in completions]
+
+
+def sometimes_flat(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> list[float]:
+    """For about half of all questions every answer is wrong; for the others every second one is right."""
+    hopeless = zlib.crc32(prompts[0].encode()) % 2
+    return [float(not hopeless and i % 2 == 0) for i in range(len(completions))]
 
 
 RECIPE = """

@@ -239,13 +239,46 @@ def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, t
     assert not events(folder, "lineage"), "the replay gave other weights"
 
 
+SELECTIVE = (
+    "--set",
+    "rewarders.use=[{name = 'function', path = 'tests.cluster.small:sometimes_flat'}]",
+    "--set",
+    "actors.resample=3.0",
+)
+"""About half of all groups are flat, and other prompts take their place."""
+
+
+def test_flat_groups_are_set_aside_and_accounted_for(model: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    settings = (*SELECTIVE, "--set", "cluster.placement=inline", "--set", "actors.select={name = 'gvm', least = 3}")
+    code, text = Command("run", write_recipe(tmp_path, model, steps=5), "--out", folder.root, *settings).end()
+    assert code == 0, text
+    found = counts(folder)
+    assert found["trained"] == 5 * 3
+    assert found["skipped"] > 2
+    assert found["duplicated"] == found["lost"] == found["failed"] == found["dropped"] == 0
+    groups = [group for step in range(1, 6) for group in read_groups(folder.batch(step))]
+    for group in groups:
+        assert len({verdict.value for rollout in group.rollouts for verdict in rollout.verdicts}) == 2
+        assert len(group.rollouts) >= 3
+    lines = folder.read("metrics.jsonl")
+    assert 0 < sum(line["actors/resampled"] for line in lines) <= found["skipped"]
+    unfiltered = [line["actors/pass_rate_unfiltered"] for line in lines if "actors/pass_rate_unfiltered" in line]
+    assert min(unfiltered) < 0.4 < min(line["reward"] for line in lines)
+    assert json.loads((folder.root / "summary.json").read_text())["prompts"]["skipped"] == found["skipped"]
+    assert f"{found['skipped']} flat groups skipped" in " ".join(text.split())
+
+
 @pytest.mark.slow
-def test_synchronous_runs_with_one_seed_are_equal(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [(), (*SELECTIVE, "--set", "actors.select=variance_aware")], ids=["plain", "selective"]
+)
+def test_synchronous_runs_with_one_seed_are_equal(model: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     digests, tokens = [], []
     for name in ("first", "second"):
         folder = RunFolder(tmp_path / name)
         recipe = write_recipe(tmp_path, model, steps=3)
-        settings = ("--set", "learners.max_lag=0", "--set", "cluster.placement=inline")
+        settings = ("--set", "learners.max_lag=0", "--set", "cluster.placement=inline", *more)
         code, text = Command("run", recipe, "--out", folder.root, *settings).end()
         assert code == 0, text
         digests.append([m["digest"] for m in folder.read("metrics.jsonl")])

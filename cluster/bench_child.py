@@ -82,7 +82,7 @@ class Child:
         return answer
 
 
-def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def serve(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     """Answer requests from stdin until it ends. What anything else prints goes to stderr."""
     with os.fdopen(os.dup(1), "w") as out:
         os.dup2(2, 1)

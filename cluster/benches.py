@@ -7,4 +7,4 @@ from collections.abc import Mapping
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
 
-BENCHES: Mapping[str, type[Bench]] = {Speed.name: Speed}
+BENCHES: Mapping[str, type[Bench]] = {"learn/speed": Speed}

@@ -110,7 +110,8 @@ class Plain:
 
 
 class Arm:
-    """Answers `{do: "step", ...}` with seconds and peak bytes, `{do: "gradient", ...}` by saving the gradient."""
+    """Answers `{do: "step", ...}` with seconds, `{do: "memory", ...}` with peak bytes above those of the loaded model,
+    and `{do: "gradient", ...}` by saving the gradient of the step that comes next."""
 
     def __init__(self, arm: str, dtype: str, model: Path, micro_tokens: int) -> None:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
@@ -146,7 +147,8 @@ class Arm:
         groups = make_groups(request["groups"], request["completion"], request["lengths"], self._vocab)
         if request["do"] == "gradient":
             return self._gradient(groups, request["rows"], Path(request["file"]))
-        start_peak()
+        if request["do"] == "memory":
+            start_peak()  # not where time counts: it gives freed memory back, and the step would have to ask for it again
         began, cpu = time.perf_counter(), time.process_time()
         if self._plain is not None:
             self._plain.gradient(groups, request["rows"])

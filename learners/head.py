@@ -134,7 +134,8 @@ class _Head(torch.autograd.Function):
         factors = temperatures.to(kind).reciprocal()[:, None]
         grad = grad.to(kind)[:, None]
         to_hidden = torch.zeros(hidden.shape, dtype=kind, device=hidden.device)
-        to_weight = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+        frozen = not ctx.needs_input_grad[1]  # with adapters the weight is, and its gradient half of the work
+        to_weight = None if frozen else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         to_bias = None if bias is None else torch.empty_like(bias)
         for start, end in blocks.bounds():
             logits = blocks.logits(start, end, factors)
@@ -158,8 +159,12 @@ class _Head(torch.autograd.Function):
             block = weight[start:end].to(lower)
             if lower is kind:
                 to_hidden.addmm_(low, block)
-                torch.mm(low.t(), blocks.low, out=to_weight[start:end])
             else:
                 to_hidden += torch.mm(low, block)
+            if to_weight is None:
+                continue
+            if lower is weight.dtype:
+                torch.mm(low.t(), blocks.low, out=to_weight[start:end])
+            else:
                 to_weight[start:end] = torch.mm(low.t(), blocks.low)
         return to_hidden.to(hidden.dtype), to_weight, to_bias, None, None, None, None, None

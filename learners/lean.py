@@ -34,11 +34,12 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, rate = ctx.saved_tensors
         wide, scaled = x.float(), grad.float() * rate
         product = scaled * wide
-        to_weight = product.flatten(0, -2).sum(0).to(weight.dtype)
+        frozen = not ctx.needs_input_grad[1]
+        to_weight = None if frozen else product.flatten(0, -2).sum(0).to(weight.dtype)
         pull = (product @ weight.float())[..., None] * rate.square().div_(x.shape[-1])
         return scaled.mul_(weight).addcmul_(wide, pull, value=-1).to(x.dtype), to_weight, None
 

@@ -126,7 +126,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
             try:
                 report = await revived(node, lambda: node.crew.step(number, handles, record))  # noqa: B023 - awaited here
             except DivergedError as error:
-                raise recovery.diverged(node, number, error) from error
+                raise await recovery.diverged(node, number, error) from error
         if report is None:
             break
         node.step = number

@@ -52,10 +52,11 @@ async def _begin(node: Node, kept: Mapping[int, Handle], cause: str) -> None:
     node.pool.reinstate(node.again, kept, next_ticket)
 
 
-def diverged(node: Node, step: int, error: DivergedError) -> DivergedError:
+async def diverged(node: Node, step: int, error: DivergedError) -> DivergedError:
     """The learner's error with what its reader needs: the batch, and where there are good weights."""
     folder = node.journal.folder
-    checkpoint, _ = checkpoints.newest_good(folder.checkpoints)
+    await saving.settled(node)
+    checkpoint, _ = await asyncio.to_thread(checkpoints.newest_good, folder.checkpoints)
     good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
     node.journal.event("diverged", step=step, cause=str(error), checkpoint=checkpoint.name if checkpoint else "")
     return DivergedError(

@@ -85,6 +85,16 @@ def test_values_and_gradients_are_those_of_whole_logits(num, vocab, seed, with_b
         head.BLOCK = before
 
 
+def test_a_frozen_weight_gets_no_gradient_and_hidden_states_the_same_one():
+    inputs = case(4, 6, 40, 3, torch.float32, with_bias=False)
+    wanted = torch.autograd.grad(token_logprobs(*inputs)[0].sum(), inputs[0])[0]
+    frozen = inputs[1].detach()
+    hidden = inputs[0].detach().requires_grad_()
+    token_logprobs(hidden, frozen, *inputs[2:])[0].sum().backward()
+    assert torch.equal(hidden.grad, wanted)
+    assert frozen.grad is None
+
+
 def test_large_logits_neither_overflow_nor_lose_the_target():
     hidden = torch.tensor([[300.0], [-300.0]])
     weight = torch.linspace(-1, 1, 50)[:, None]

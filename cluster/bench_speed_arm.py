@@ -148,7 +148,7 @@ class Arm:
         if request["do"] == "gradient":
             return self._gradient(groups, request["rows"], Path(request["file"]))
         if request["do"] == "memory":
-            start_peak()  # not where time counts: it gives freed memory back, and the step would have to ask for it again
+            start_peak()  # not where time counts: it gives freed memory back, which the step has to ask for again
         began, cpu = time.perf_counter(), time.process_time()
         if self._plain is not None:
             self._plain.gradient(groups, request["rows"])

@@ -120,6 +120,8 @@ class PolicyLearner:
             raise ValueError(f"step {step} cannot follow the weights of step {self.version.step}")
         if not groups:
             raise ValueError(f"step {step}: the batch is empty")
+        for group in groups:
+            self._check_tokens(group)
         began = time.monotonic()
         self._saver.before_change()
         section = self._section
@@ -168,6 +170,14 @@ class PolicyLearner:
         num_trained = len(trained.new) if trained else 0
         known = tuple(prompt_stats(group, self._treatment.weights) for group in groups)
         return StepReport(step, num_rollouts, consumed, num_trained, spent, metrics, known)
+
+    def _check_tokens(self, group: Group) -> None:
+        """Engines pad the vocabulary, so they may know ids that the model has not."""
+        num = self._model.get_input_embeddings().num_embeddings
+        for tokens in (group.prompt_tokens, *(rollout.tokens for rollout in group.rollouts)):
+            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < num:
+                odd = tokens[(tokens < 0) | (tokens >= num)][0]
+                raise ValueError(f"group {group.id}: token {odd} is outside the vocabulary of {num}")
 
     def _accumulate(
         self, micro: Micro, last: bool, of_batch: Totals, seconds: dict[str, float]

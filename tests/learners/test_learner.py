@@ -17,6 +17,7 @@ from swarm.errors import ConfigError, DivergedError
 from swarm.roles import Learner
 from swarm.types import Span
 from swarm.weights import combined, digest, open_mapped
+from tests.learners.conftest import VOCAB
 
 MIXED = (1.0, 0.0, 0.0, 1.0)
 FLAT = (1.0, 1.0, 1.0, 1.0)
@@ -490,3 +491,28 @@ def test_a_disk_that_takes_no_more_is_an_os_error_and_the_learner_goes_on(make_l
     learner.save(tmp_path / "good")
     learner.saved()
     learner.restore(tmp_path / "good", 0)
+
+
+def test_a_completion_of_ten_thousand_tokens_is_trained_on_as_its_rows_say(make_learner, make_group):
+    lengths = (10_000, 3)
+    groups = [make_group((1.0, 0.0), 1, lengths=lengths)]
+    report = make_learner(micro_tokens=4096).step(1, groups)
+    assert report.num_trained_tokens == sum(lengths)
+    assert all(np.isfinite(value) for value in report.metrics.values())
+    assert report.metrics["learn/grad_norm"] > 0
+
+
+def test_the_last_token_of_the_vocabulary_is_learned_and_one_beyond_it_is_refused(make_learner, make_group):
+    """Engines pad the vocabulary: they may say ids that the model does not have."""
+
+    def group(token):
+        whole = make_group((1.0, 0.0), 1, lengths=(3, 3))
+        first = replace(whole.rollouts[0], tokens=np.array([5, token, 6], np.int32))
+        return replace(whole, rollouts=(first, whole.rollouts[1]))
+
+    learner = make_learner()
+    before = learner.checksum()
+    with pytest.raises(ValueError, match=rf"group g1: token {VOCAB} is outside the vocabulary of {VOCAB}"):
+        learner.step(1, [group(VOCAB)])
+    assert learner.checksum() == before
+    assert learner.step(1, [group(VOCAB - 1)]).num_trained_tokens == 6

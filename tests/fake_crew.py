@@ -214,7 +214,7 @@ class FakeCrew:
     async def save(self, folder: Path) -> Saved:
         await self._learner("save")
         assert self.saving is None, "a second saving before the first was written"
-        assert not os.listdir(folder), "saved into a folder that is not empty"
+        assert sum(len(files) for _, _, files in os.walk(folder)) == 0, "saved into a folder that is not empty"
         self.saving = (folder, json.dumps(self.weights), self.life)
         return Saved(0.0, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def export_run(folder: RunFolder, target: Path) -> dict[str, Any]:
     config = recipes.load(folder.config)
     model = resolve(config.model.path, say=lambda _: None)
 
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else transformers' import of DeepSpeed has something to say
     from learners.export import export  # loads torch: only once everything else is known to be right
 
     target.mkdir(parents=True, exist_ok=True)

@@ -184,11 +184,10 @@ class RayLearner:
 
     async def _replace(self, ranks: list[Any], died: _RankDied) -> None:
         """Start new processes for these, once, however many calls noticed the death."""
-        self._death = died.cause
         async with self._turn:
             if self._processes is not ranks:
                 return
-            cause = died.cause
+            cause = self._death = died.cause
             self._notice("died", worker=name_of(died.rank), pid=self._pids[died.rank], cause=cause)
             for _ in range(BOOT_TRIES):
                 self._kill()

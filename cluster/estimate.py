@@ -42,6 +42,9 @@ KILLABLE = {"math_verify", "reasoning_gym", "function"}
 GPU_HOST_GIB = 1.0
 """Memory of the host that a process with a CUDA context takes in addition."""
 
+REDUCE_BUCKET = 4 * 50_000_000
+"""Bytes of gradients that DeepSpeed gathers before it reduces them, under ZeRO 2 and 3."""
+
 PUBLISHED_SETS = 2
 """Sets of weights in /dev/shm: the newest and the one before it. Where actors are on another host, it has as many."""
 DELTA_SHARE = 0.25
@@ -207,23 +210,34 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     n = shape.parameters
     t = min(n, _adapter_parameters(s.lora.rank, shape)) if s.lora else n
     lower = config.model.dtype == "bfloat16"
-    master = 4 * n + (4 * t if s.zero_stage else 0)  # ZeRO keeps its partition beside the module's own weights
+    share = t / s.ranks  # of what ZeRO divides; it keeps its partition beside the module's own weights
+    buffer = 12 * t / s.ranks if s.checkpoint_every < s.steps else 0
     parts = {
-        "float32 weights": master,
-        "gradients": 4 * t,
-        "Adam moments": 8 * t,
+        "float32 weights": 4 * n + (4 * share if s.zero_stage else 0),
+        "gradients": 4 * t if s.zero_stage < 2 else min(4 * t, 4 * share + REDUCE_BUCKET),
+        "Adam moments": 8 * share if s.zero_stage else 8 * t,
+        "copy for checkpoints": 0 if s.gpus else buffer,
         "copy to publish": 2 * n if lower and not s.gpus and not s.lora else 0,
         "autocast copies": 2 * n if lower else 0,
         "reference": (6 if lower else 4) * n if s.kl_coef or s.loss.name in WITH_REFERENCE else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
         "logits": ALLOCATOR * LOGIT_BYTES * shape.vocab * _loss_tokens(config),
     }
-    host = LEARNER_GIB
-    words = ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
+    host, process = LEARNER_GIB, "learner" if s.ranks == 1 else f"{s.ranks} learner ranks"
     if s.gpus:
-        rows = [Row("learner", host + GPU_HOST_GIB + _width(config) * n / GIB, "DeepSpeed, CUDA, copy to publish")]
-        return [*rows, Row("learner", sum(parts.values()) / GIB, words, "GPU")]
-    return [Row("learner", host + sum(parts.values()) / GIB, f"{words}, {host:.2f} DeepSpeed")]
+        on_host = buffer + _width(config) * n
+        if s.offload:
+            on_host += 12 * share
+            parts |= {"float32 weights": 4 * n, "Adam moments": 0}
+        words = "DeepSpeed, CUDA, copies to publish and for checkpoints" + (", offloaded state" if s.offload else "")
+        rows = [Row(process, s.ranks * (host + GPU_HOST_GIB + on_host / GIB), words)]
+        return [*rows, Row(process, s.ranks * sum(parts.values()) / GIB, _listed(parts), "GPU")]
+    each = host + sum(parts.values()) / GIB
+    return [Row(process, s.ranks * each, f"{_listed(parts)}, {host:.2f} DeepSpeed" + (" each" if s.ranks > 1 else ""))]
+
+
+def _listed(parts: Mapping[str, float]) -> str:
+    return ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
 
 
 def _adapter_parameters(rank: int, shape: Shape) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def export_run(folder: RunFolder, target: Path, adapters: bool = False) -> dict[
         raise ConfigError(f"{folder.root}: --adapters wants a run with learners.lora; this one trained the model")
     model = resolve(config.model.path, say=lambda _: None)
 
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else transformers' import of DeepSpeed has something to say
     from learners.export import export  # loads torch: only once everything else is known to be right
 
     target.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -39,6 +41,8 @@ class RankActor:
         self._thread = ThreadPoolExecutor(1, "learner")
         self._store: Any = None
         self._worker: LearnerWorker | None = None
+        self._since: float | None = None
+        """When the call that runs began."""
 
     async def listen(self) -> str:
         """Open the store in which the ranks meet; its HOST:PORT, on the address by which Ray knows this host."""
@@ -72,14 +76,24 @@ class RankActor:
         await asyncio.to_thread(self._learner.saved)
 
     async def usage(self) -> Usage:
-        return self._learner.usage()
+        """As of now, also in the middle of a call."""
+        usage, since = self._learner.usage(), self._since
+        spent = time.monotonic() - since if since is not None else 0.0
+        return replace(usage, busy_s=usage.busy_s + spent, idle_s=usage.idle_s - spent)
 
     async def close(self) -> None:
         if self._worker is not None:
             await self._in_turn(self._worker.close)
 
     async def _in_turn(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        def run() -> T:
+            self._since = time.monotonic()
+            try:
+                return function(*args)
+            finally:
+                self._since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     @property
     def _learner(self) -> LearnerWorker:
@@ -158,11 +172,10 @@ class RayLearner:
 
     async def _replace(self, ranks: list[Any], died: _RankDied) -> None:
         """Start new processes for these, once, however many calls noticed the death."""
-        self._death = died.cause
         async with self._turn:
             if self._processes is not ranks:
                 return
-            cause = died.cause
+            cause = self._death = died.cause
             self._notice("died", worker=name_of(died.rank), pid=self._pids[died.rank], cause=cause)
             for _ in range(BOOT_TRIES):
                 self._kill()

@@ -163,7 +163,7 @@ class PolicyLearner:
         }
         self.version = replace(self.version, step=step)
         consumed = sum(len(rollout.tokens) for group in groups for rollout in group.rollouts)
-        self._tokens += consumed
+        self._tokens += 0 if self._rank else consumed  # once for all ranks
         spent = time.monotonic() - began
         self._busy += spent
         num_rollouts = sum(len(group.rollouts) for group in groups)

@@ -14,6 +14,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,7 +36,7 @@ class Saver:
         self._engine, self._rank, self._ranks = engine, rank, ranks
         self._buffer: Tensor | None = None
         if buffered:  # touched now: memory that is not there is found out at the start of a run
-            self._buffer = torch.zeros(len(KINDS) * sum(piece.num for piece in engine.pieces()))
+            self._buffer = torch.empty(len(KINDS) * sum(piece.num for piece in engine.pieces())).fill_(0.0)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -98,7 +99,11 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], SavedState]:
     """What was saved in `folder`: facts, random states, weights and moments. Raises OSError where files are missing,
     ValueError where they are broken."""
     facts = _facts(folder)
-    rng: dict[str, Any] = torch.load(folder / _RNG, weights_only=True)
+    content = io.BytesIO((folder / _RNG).read_bytes())
+    try:
+        rng: dict[str, Any] = torch.load(content, weights_only=True)
+    except (RuntimeError, ValueError, OSError, EOFError, UnpicklingError) as error:  # torch has no error of its own
+        raise ValueError(f"{folder / _RNG}: broken: {str(error).splitlines()[0]}") from None
     return facts, rng, _state(folder, facts)
 
 

@@ -50,6 +50,7 @@ def test_a_good_recipe_comes_back_with_its_dtype_settled(recipe: Path) -> None:
         ("actors.select={name = 'gvm', group_size = 4}", "actors.select.group_size: unknown option of gvm"),
         ("learners.loss=grop", 'learners.loss.name = "grop": no such part; did you mean "grpo"?'),
         ("rewarders.use=[{name = 'function', path = 'no_such_module:f'}]", "rewarders.use.0.path = 'no_such_module:f'"),
+        ("learners.offload=true", "learners.offload = true: ZeRO does it; set learners.zero_stage to 1, 2 or 3"),
         ("learners.updates_per_step=9", "learners.updates_per_step = 9: a batch has only 8 groups"),
     ],
 )
@@ -60,8 +61,8 @@ def test_what_a_well_formed_recipe_gets_wrong_is_named_with_its_file(recipe: Pat
 
 
 def test_all_problems_come_at_once(recipe: Path) -> None:
-    found = problems(
-        recipe, "actors.engine=vlm", "learners.loss=grop", "cluster.placement=inline", "cluster.address=auto"
-    )
-    assert len(found) == 3
+    wrong = ("actors.engine=vlm", "learners.loss=grop", "cluster.placement=inline", "cluster.address=auto")
+    found = problems(recipe, *wrong, "learners.ranks=2")
+    assert len(found) == 4
+    assert 'learners.ranks = 2: ranks are processes, and placement = "inline" has one' in found[-2]
     assert 'only placement = "ray" has a cluster' in found[-1]

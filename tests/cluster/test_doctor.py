@@ -81,6 +81,30 @@ def test_the_learner_has_masters_gradients_moments_and_copies(model):
     assert rows["published weights"].gib * GIB == pytest.approx(2.25 * 2 * 3_000_000)
 
 
+def learner_gib(model, **options):
+    rows = estimate(recipe(str(model), learners={"steps": 5} | options), model)
+    return {row.where: row.gib for row in rows if row.process.startswith(("learner", "2 learner"))}
+
+
+def test_ranks_are_counted_and_share_what_zero_divides(model):
+    one, plain = learner_gib(model)["memory"], learner_gib(model, ranks=2)["memory"]
+    assert plain == pytest.approx(2 * one)
+    sharded = [learner_gib(model, ranks=2, zero_stage=stage)["memory"] for stage in (1, 2, 3)]
+    assert plain > sharded[0] >= sharded[1] == sharded[2] > one
+
+
+def test_a_checkpoint_before_the_last_step_takes_a_copy_of_the_state(model):
+    once, often = learner_gib(model), learner_gib(model, checkpoint_every=2)
+    assert (often["memory"] - once["memory"]) * GIB == pytest.approx(12 * 3_000_000)
+
+
+def test_offload_moves_masters_and_moments_to_the_host(model):
+    gpu = {"gpus": 1.0, "zero_stage": 2}
+    here, away = learner_gib(model, **gpu), learner_gib(model, offload=True, **gpu)
+    assert (away["memory"] - here["memory"]) * GIB == pytest.approx(12 * 3_000_000)
+    assert away["GPU"] < here["GPU"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

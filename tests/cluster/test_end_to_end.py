@@ -270,6 +270,47 @@ def test_flat_groups_are_set_aside_and_accounted_for(model: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_killed_rank_is_replaced_with_its_set_and_the_state_is_resumed_by_one(
+    model: Path, tmp_path: Path, stage: int
+) -> None:
+    folder = RunFolder(tmp_path / "out")
+    recipe = write_recipe(tmp_path, model, steps=10)
+    settings = ("--set", "learners.ranks=2", "--set", f"learners.zero_stage={stage}")
+    run = Command("run", recipe, "--out", folder.root, *settings)
+    run.until(lambda: steps(folder) >= 4)
+    assert run.listening() <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    pid = [e["pid"] for e in events(folder, "ready") if e["worker"] == "learner-1"][-1]
+    os.kill(pid, signal.SIGKILL)
+    run.until(lambda: events(folder, "recovering"))
+    code, text = run.end()
+    assert code == 0, text
+    assert [e["worker"] for e in events(folder, "died")] == ["learner-1"]
+    assert not events(folder, "lineage"), "the replay gave other weights"
+    ready = [e["worker"] for e in events(folder, "ready")]
+    assert ready.count("learner") == ready.count("learner-1") == 2
+    found = counts(folder)
+    assert found["trained"] == 10 * 3
+    assert found["duplicated"] == found["lost"] == 0
+    newest = events(folder, "checkpoint")[-1]
+    assert newest["step"] == 10
+    assert newest["bytes"] > 0
+    files = sorted(p.name for p in (folder.checkpoints / "step_000010" / "learner").iterdir())
+    assert files == ["learner.json", "rng.pt", "state-0-of-2.safetensors", "state-1-of-2.safetensors"]
+
+    code, text = Command("replay", folder.root, "--steps", "3").end()
+    assert code == 0, text
+    assert "all 3 sets of weights are equal" in text
+
+    config = folder.config.read_text().replace("steps = 10", "steps = 12").replace("ranks = 2", "ranks = 1")
+    folder.config.write_text(config.replace(f"zero_stage = {stage}", "zero_stage = 0"))
+    code, text = Command("resume", folder.root).end()
+    assert code == 0, text
+    assert steps(folder) == 12
+    assert not events(folder, "lineage")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [(), (*SELECTIVE, "--set", "actors.select=variance_aware")], ids=["plain", "selective"]
 )

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learners.advantages import mean_only
-from learners.batching import micro_batches, pack, pad, rows, totals
+from learners.batching import Row, micro_batches, pack, pad, rows, shares_of, tokens_in, totals
 from learners.losses import Totals
 from learners.rewards import Treatment
-from swarm.types import PolicyVersion
+from swarm.types import Finish, PolicyVersion, Rollout, Span
 
 NOW = PolicyVersion("me", 0, 0)
 value = st.sampled_from([0.0, 0.5, 1.0, None])
@@ -163,3 +163,53 @@ def test_an_empty_prompt_is_refused(make_group):
     centred = centre([make_group((1.0, 0.0), prompt_length=0)])
     with pytest.raises(ValueError, match="no token"):
         rows(centred, NOW)
+
+
+def plain_rows(shape):
+    """Rows by (group, completion length), with prompts of 1 to 9 tokens by group."""
+    rng = np.random.default_rng(0)
+    prompts = {g: rng.integers(0, 9, 1 + g % 9).astype(np.int32) for g in range(10)}
+    return [Row(f"g{g}", prompts[g], rollout(num), 1.0, np.ones(num), 1.0, np.zeros(num, np.int64)) for g, num in shape]
+
+
+def rollout(num):
+    zeros = np.zeros(num, np.int32)
+    return Rollout(zeros, zeros.astype(np.float32), (Span(0, 0, num),), "", Finish.STOP, np.ones(num, bool))
+
+
+SHAPES = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40)), min_size=1, max_size=30)
+
+
+@given(SHAPES, st.integers(1, 5), st.integers(1, 300), st.booleans())
+def test_ranks_get_every_row_once_in_equally_many_balanced_micro_batches(shape, ranks, budget, shared):
+    items = plain_rows(shape)
+    parts = micro_batches(items, budget, shared, ranks)
+    shares = shares_of(parts, ranks, shared)
+    dealt = [row for share in shares for part in share for row in part]
+    assert sorted(map(id, dealt)) == sorted(map(id, items))
+    assert len({len(share) for share in shares}) == 1
+    idle = sum(not part for share in shares for part in share)
+    assert idle < ranks
+    if idle:
+        assert all(len(part) == 1 for part in parts), "a micro-batch could have been cut for a rank that waits"
+    if len(items) >= ranks:
+        assert all(share[0] for share in shares), "a rank has nothing to do"
+    costs = [[tokens_in(part, shared) for part in share if part] for share in shares]
+    assert max(map(sum, costs)) - min(map(sum, costs)) <= max(map(max, filter(None, costs)))
+    for part in parts:
+        assert len(part) == 1 or tokens_in(part, shared) <= budget
+    assert [[list(map(id, part)) for part in share] for share in shares] == [
+        [list(map(id, part)) for part in share] for share in shares_of(parts, ranks, shared)
+    ]
+
+
+@given(SHAPES, st.integers(1, 300), st.booleans())
+def test_one_rank_gets_the_micro_batches_as_they_are(shape, budget, shared):
+    parts = micro_batches(plain_rows(shape), budget, shared)
+    assert shares_of(parts, 1, shared) == [parts]
+
+
+@given(SHAPES, st.booleans())
+def test_tokens_are_those_of_the_arrays(shape, shared):
+    items = sorted(plain_rows(shape), key=lambda row: row.group)
+    assert tokens_in(items, shared) == (pack(items) if shared else pad(items)).tokens.size

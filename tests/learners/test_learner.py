@@ -377,8 +377,8 @@ def test_an_interrupted_run_ends_in_the_weights_of_an_uninterrupted_one(make_lea
     assert whole.checksum() == first.checksum() == resumed.checksum()
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-4])
+def cut(path: Path, num: int = 4) -> None:
+    path.write_bytes(path.read_bytes()[:-num])
 
 
 def swap_a_name(path: Path) -> None:
@@ -392,6 +392,7 @@ BROKEN = {
     "a lost piece": (lambda f: swap_a_name(f / STATE), ValueError, "exp_avg of .* is not whole"),
     "half the facts": (lambda f: cut(f / "learner.json"), ValueError, "learner.json: broken"),
     "no facts": (lambda f: (f / "learner.json").unlink(), OSError, "learner.json"),
+    "half a random state": (lambda f: cut(f / "rng.pt", 100), ValueError, "rng.pt: broken"),
     "no random state": (lambda f: (f / "rng.pt").unlink(), OSError, "rng.pt"),
     "an old release": (lambda f: (f / "learner.json").write_text('{"step": 3}'), ValueError, "earlier release"),
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from swarm.types import Prompt, PromptStats
@@ -60,6 +60,10 @@ class _Record:
             self.spread = round(self.spread * keep + min(MOST, stats.variance) * n / (n - 1), DIGITS)
         self.gradient = _mean(self.gradient, stats.gradient, keep)
         self.diversity = _mean(self.diversity, stats.diversity, keep)
+
+    def figures(self) -> tuple[float | None, ...]:
+        """All fields, in order (`dataclasses.astuple` copies deeply, which takes ten times as long)."""
+        return self.num, self.passed, self.groups, self.spread, self.gradient, self.diversity
 
 
 class PassRates:
@@ -114,10 +118,10 @@ class PassRates:
         return self._figure(prompt, "diversity", 0.5)
 
     def state(self) -> Mapping[str, Any]:
-        """JSON-able: some 60 bytes for each remembered prompt."""
+        """JSON-able: some 70 bytes for each remembered prompt."""
         return {
-            "prompts": [[key, *astuple(record)] for key, record in self._prompts.items()],
-            "sources": [[key, *astuple(record)] for key, record in self._sources.items()],
+            "prompts": [[key, *record.figures()] for key, record in self._prompts.items()],
+            "sources": [[key, *record.figures()] for key, record in self._sources.items()],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

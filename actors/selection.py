@@ -28,8 +28,8 @@ from swarm.types import Draw, Prompt, PromptStats
 
 Floats = NDArray[np.float64]
 
-REMEMBER = 2_000
-"""Prompts with estimates of their own: about 150 kB of state, which is written whenever a prompt is asked."""
+REMEMBER = 1_000
+"""Prompts with estimates of their own: about 70 kB of state, which is written whenever a prompt is asked (some ms)."""
 MOST_GROUPS = HORIZON * 3 // 4
 """What a curriculum may wait for: the weight of a source's groups comes near `HORIZON`, but never there."""
 

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm import loop, metrics, recovery
+from swarm import loop, metrics, recovery, schema
 from swarm.loop import Node
 from swarm.pool import Pool
 from swarm.resampling import Resampling
 from swarm.scores import is_flat
-from swarm.types import GroupFacts, Prompt
+from swarm.types import Draw, GroupFacts, Prompt
 from tests.fake_crew import FakeCrew, FakeStream, Killed, Rewarding, failing_at_random, node_for, shut
 
 
@@ -274,3 +274,30 @@ def test_killed_anywhere_and_resumed_skipped_prompts_stay_skipped_and_nothing_is
                     with contextlib.suppress(Killed):
                         asyncio.run(go(node, resumed=life > 0))
                         assert not crew.killed
+
+
+class Numbered(FakeStream):
+    """Every prompt has a number of rollouts of its own."""
+
+    def next(self) -> Draw:
+        draw = super().next()
+        return Draw(draw.prompt, wanted(draw.prompt))
+
+
+def wanted(prompt: Prompt) -> int:
+    return 2 + int(prompt.id[1:]) % 4
+
+
+def test_a_prompt_keeps_its_number_of_rollouts_when_it_is_asked_again_even_by_another_process(tmp_path: Path) -> None:
+    for life, kill_at in enumerate((300, None)):
+        crew = FakeCrew(failing=failing_at_random(2, 0.3), kill_at=kill_at)
+        with process(tmp_path, crew, steps=6, resample=0.5) as node:
+            node.stream = Numbered()
+            with contextlib.suppress(Killed):
+                asyncio.run(go(node, resumed=life > 0))
+            assert crew.killed == (kill_at is not None)
+            again = [prompt for _, attempt, prompt in crew.asked if attempt]
+    assert again, "none was asked again"
+    for step in range(1, 7):
+        for group in schema.read_groups(node.journal.folder.batch(step)):
+            assert len(group.rollouts) == wanted(group.prompt)

@@ -6,5 +6,10 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_upkeep import Checkpoint, Delta
 
-BENCHES: Mapping[str, type[Bench]] = {"learn/speed": Speed}
+BENCHES: Mapping[str, type[Bench]] = {
+    "learn/speed": Speed,
+    "learn/checkpoint": Checkpoint,
+    "learn/delta": Delta,
+}

@@ -83,6 +83,8 @@ class Speed(Bench):
             "tokens": pairs[0][0]["tokens"],
             "plain_seconds": [p["seconds"] for p, _ in pairs],
             "ours_seconds": [o["seconds"] for _, o in pairs],
+            "plain_cpu_s": [p["cpu_s"] for p, _ in pairs],
+            "ours_cpu_s": [o["cpu_s"] for _, o in pairs],
         }
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
@@ -94,6 +96,7 @@ class Speed(Bench):
                 out.append(Figure.missing(f"tokens/s over plain, {what}", goal, values["missing"]))
                 continue
             seconds = list(zip(values["plain_seconds"], values["ours_seconds"], strict=True))
+            work = [p / o for p, o in zip(values["plain_cpu_s"], values["ours_cpu_s"], strict=True)]
             ours, plain, same = (values["peak_bytes"][arm] for arm in ("ours", "plain", "same_budget"))
             fastest = [o / p for o, p in zip(ours, plain, strict=True)]
             rows = f"plain in micro-batches of {values['plain_rows']} rows"
@@ -108,6 +111,7 @@ class Speed(Bench):
                     as_many,
                 ),
                 Figure.of(f"peak memory over fastest plain's, {what}", fastest),
+                Figure.of(f"plain's processor time over ours, {what}", work),
                 Figure.of(f"tokens/s, {what}", [values["tokens"] / o for _, o in seconds]),
                 Figure.of(f"plain tokens/s, {what}", [values["tokens"] / p for p, _ in seconds]),
                 Figure.of(f"gradient off plain's, {what}", [values["gradient_difference"]], exact),

@@ -147,7 +147,7 @@ class Arm:
             self.learner.step(self._steps, groups)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         tokens = sum(len(rollout.tokens) for group in groups for rollout in group.rollouts)
-        return {"seconds": seconds, "cpu": cpu, "tokens": tokens, "peak_bytes": stop_peak() - self._baseline}
+        return {"seconds": seconds, "cpu_s": cpu, "tokens": tokens, "peak_bytes": stop_peak() - self._baseline}
 
     def _gradient(self, groups: Sequence[Group], rows: int, file: Path) -> dict[str, Any]:
         """Of the first step, before any update: float32 tensors by name."""

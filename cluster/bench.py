@@ -162,7 +162,7 @@ def _target(out: Path | None, quick: bool) -> Path:
     """Where results go: only whole runs in a checkout belong into the committed ones."""
     if out is not None:
         return out
-    return ROOT / RESULTS if not quick and (ROOT / RESULTS).is_dir() else Path("runs/bench")
+    return ROOT / RESULTS if not quick and (ROOT / RESULTS).parent.is_dir() else Path("runs/bench")
 
 
 def _measure(bench: Bench, cell: Cell) -> dict[str, Any]:

@@ -24,10 +24,8 @@ import torch
 from torch import Tensor
 
 from cluster.bench_child import resident_bytes, serve, start_peak, stop_peak
-from learners.advantages import ADVANTAGES
 from learners.learner import PolicyLearner
 from learners.policy import load
-from learners.rewards import Treatment
 from swarm.config import LearnersSection, Spec
 from swarm.types import Finish, Group, PolicyVersion, Prompt, Rollout, Span, Status, Verdict
 
@@ -76,9 +74,11 @@ class Plain:
     def gradient(self, groups: Sequence[Group], rows: int) -> None:
         """Add the gradient of the batch, `rows` rollouts at a time."""
         flat: list[tuple[np.ndarray, Rollout, float]] = []
-        for item in Treatment({"bench": 1.0}, ADVANTAGES["group_norm"]).centre(groups):
-            pairs = zip(item.group.rollouts, item.advantages, strict=True)
-            flat += [(item.group.prompt_tokens, rollout, float(advantage[0])) for rollout, advantage in pairs]
+        for group in groups:
+            rewards = np.array([rollout.verdicts[0].value for rollout in group.rollouts], float)
+            advantages = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+            pairs = zip(group.rollouts, advantages.tolist(), strict=True)
+            flat += [(group.prompt_tokens, rollout, advantage) for rollout, advantage in pairs]
         total = sum(len(rollout.tokens) for _, rollout, _ in flat)
         for start in range(0, len(flat), rows):
             (self._loss(flat[start : start + rows]) / total).backward()
@@ -99,8 +99,8 @@ class Plain:
         new = -torch.nn.functional.cross_entropy(chosen, ids[:, PROMPT:], reduction="none")
         ratio = (new - new.detach()).exp()
         weight = (new.detach() - behaviour).exp().clamp(max=CAP)
-        loss = -weight * torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.28) * advantages)
-        return (loss * mask[:, PROMPT:]).sum()
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - 0.2, 1 + 0.28) * advantages)
+        return -(weight * surrogate * mask[:, PROMPT:]).sum()
 
     def update(self) -> None:
         """Clip and step."""
@@ -115,10 +115,10 @@ class Arm:
 
     def __init__(self, arm: str, dtype: str, model: Path, micro_tokens: int) -> None:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
-        self._plain, self._ours, self._steps = None, None, 0
+        self._plain, self.learner, self._steps = None, None, 0
         if arm == "plain":
             self._plain = Plain(model, lower)
-            self._vocab = int(self._plain.model.config.vocab_size)
+            self.vocab = int(self._plain.model.config.vocab_size)
             self._parameters = dict(self._plain.model.named_parameters())
         else:
             section = LearnersSection(
@@ -130,7 +130,7 @@ class Arm:
                 micro_tokens=micro_tokens,
             )
             version = PolicyVersion("bench", 0, 0)
-            self._ours = PolicyLearner(
+            self.learner = PolicyLearner(
                 model,
                 dtype=dtype,
                 section=section,
@@ -139,27 +139,27 @@ class Arm:
                 version=version,
                 max_tokens=10_000,
             )
-            self._vocab = int(self._ours._model.config.vocab_size)
-            self._parameters = dict(self._ours._model.named_parameters())
+            self.vocab = int(self.learner._model.config.vocab_size)
+            self._parameters = dict(self.learner._model.named_parameters())
         self._baseline = resident_bytes()
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        groups = make_groups(request["groups"], request["completion"], request["lengths"], self._vocab)
+        groups = make_groups(request["groups"], request["completion"], request["lengths"], self.vocab)
         if request["do"] == "gradient":
             return self._gradient(groups, request["rows"], Path(request["file"]))
         if request["do"] == "memory":
-            start_peak()  # not where time counts: it gives freed memory back, which the step has to ask for again
+            start_peak()  # not where time counts: it gives freed memory back, and the step has to ask for it again
         began, cpu = time.perf_counter(), time.process_time()
         if self._plain is not None:
             self._plain.gradient(groups, request["rows"])
             self._plain.update()
         else:
-            assert self._ours is not None
+            assert self.learner is not None
             self._steps += 1
-            self._ours.step(self._steps, groups)
+            self.learner.step(self._steps, groups)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         tokens = sum(len(rollout.tokens) for group in groups for rollout in group.rollouts)
-        return {"seconds": seconds, "cpu": cpu, "tokens": tokens, "peak_bytes": stop_peak() - self._baseline}
+        return {"seconds": seconds, "cpu_s": cpu, "tokens": tokens, "peak_bytes": stop_peak() - self._baseline}
 
     def _gradient(self, groups: Sequence[Group], rows: int, file: Path) -> dict[str, Any]:
         """Of the first step, before any update: float32 tensors by name."""
@@ -168,8 +168,8 @@ class Arm:
             self._save(file)
             self._plain.optimizer.zero_grad(set_to_none=True)
             return {}
-        assert self._ours is not None
-        engine = self._ours._engine
+        assert self.learner is not None
+        engine = self.learner._engine
         update = engine.update
 
         def keep(lr: float, limit: float = math.inf) -> float:
@@ -179,7 +179,7 @@ class Arm:
 
         engine.update = keep  # type: ignore[method-assign]
         self._steps += 1
-        self._ours.step(self._steps, groups)
+        self.learner.step(self._steps, groups)
         engine.update = update  # type: ignore[method-assign]
         return {}
 

@@ -7,5 +7,12 @@ from collections.abc import Mapping
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
 from cluster.bench_rules import Lag, Rules
+from cluster.bench_upkeep import Checkpoint, Delta
 
-BENCHES: Mapping[str, type[Bench]] = {"learn/speed": Speed, "learn/rules": Rules, "learn/lag": Lag}
+BENCHES: Mapping[str, type[Bench]] = {
+    "learn/speed": Speed,
+    "learn/checkpoint": Checkpoint,
+    "learn/delta": Delta,
+    "learn/rules": Rules,
+    "learn/lag": Lag,
+}

@@ -186,8 +186,8 @@ def bench(name: str | None, as_json: bool, write_report: bool, **options: Any) -
         if as_json:
             click.echo(path.read_text())
     if write_report:
-        if not (ROOT / RESULTS).is_dir():
-            raise ConfigError(f"{ROOT / RESULTS}: no such folder; the report is made in a checkout")
+        if not (ROOT / RESULTS).parent.is_dir():
+            raise ConfigError(f"{(ROOT / RESULTS).parent}: no such folder; the report is made in a checkout")
         click.echo(f"written to {bench_report.write(ROOT, ROOT / RESULTS)}", err=as_json)
     if name is None and not write_report:
         found = [{"name": b.name, "goal": b.goal, "wall": b.wall[0], "quick": b.wall[1]} for b in BENCHES.values()]

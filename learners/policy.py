@@ -37,9 +37,9 @@ class Policy(nn.Module):
         self.shares = shared_prefix.install(model)
         lean.install(model)
         self._autocast = autocast
-        self._places: Tensor | None = None
         self._shape = _shape_of(model)
-        self._head().forward = _Forward(self._head())
+        if isinstance(self._head(), nn.Linear):
+            self._head().forward = _Forward(self._head())
         self.blockwise = _same(self)
 
     def forward(

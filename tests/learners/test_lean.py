@@ -108,6 +108,22 @@ def test_a_copy_has_layers_of_its_own():
         assert model(input_ids=TOKENS).logits.abs().max() > 0
 
 
+def test_gates_with_adapters_are_lean_and_their_frozen_weights_get_no_gradient():
+    from peft import LoraConfig, inject_adapter_in_model
+
+    plain, changed = made("llama")
+    for model in (plain, changed):
+        torch.manual_seed(1)
+        inject_adapter_in_model(LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False), model)
+    assert lean.install(changed) == 2 * 3 + 1
+    wanted, of_plain = gradients(plain)
+    found, of_changed = gradients(changed)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    for name, value in of_plain.items():
+        assert (value is None) == (of_changed[name] is None) == ("lora_" not in name)
+        assert value is None or torch.allclose(of_changed[name], value, rtol=1e-4, atol=1e-5), name
+
+
 def test_a_norm_that_is_something_else_is_left_alone():
     class OddRMSNorm(torch.nn.RMSNorm):
         def forward(self, x):

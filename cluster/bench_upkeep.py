@@ -1,0 +1,159 @@
+"""Benches of what the learner does between its steps: checkpoints, and how little of a publication is new."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cluster.bench import Bench, Cell, Figure, Result
+from swarm.config import LearnersSection
+
+MODEL = "smollm2-135m-instruct"
+LR = 1e-6
+EVERY = int(LearnersSection.model_fields["checkpoint_every"].default)
+
+
+def _learner() -> tuple[Any, Any]:
+    """A learner on the bench's model, and what makes it groups of a step: (number, seed) -> groups of 8 x (48 + 16)."""
+    from cluster.bench_speed_arm import Arm, make_groups
+    from cluster.models import resolve
+
+    budget = int(LearnersSection.model_fields["micro_tokens"].default)
+    arm = Arm("ours", "float32", resolve(MODEL, say=lambda _: None), budget)
+    return arm.learner, lambda num, seed: make_groups(num, 16, "equal", arm.vocab, seed)
+
+
+class Checkpoint(Bench):
+    """Steps alone, then a save with the steps beside which its files are written, in turns, in one process."""
+
+    name = "learn/checkpoint"
+    goal = f"a checkpoint every {EVERY} steps costs the learner at most 5 % of its time"
+    wall = ("6 min", "3 min")
+    apart = True
+    beside = 2
+    """Steps while files are being written; what is not there after them is waited for."""
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        return [{"saves": 5 if quick else 7, "groups": 8}]
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        learner, groups = _learner()
+        out: dict[str, Any] = {"step_s": [], "capture_s": [], "beside_s": [], "wait_s": []}
+        number = 0
+
+        def steps(num: int) -> float:
+            nonlocal number
+            began = time.perf_counter()
+            for _ in range(num):
+                number += 1
+                learner.step(number, groups(cell["groups"], number))
+            return time.perf_counter() - began
+
+        steps(1)  # allocates the moments
+        for _ in range(cell["saves"]):
+            out["step_s"].append(steps(self.beside) / self.beside)
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                began = time.perf_counter()
+                learner.save(Path(folder))
+                out["capture_s"].append(time.perf_counter() - began)
+                out["beside_s"].append(steps(self.beside) / self.beside)
+                began = time.perf_counter()
+                learner.saved()
+                out["wait_s"].append(time.perf_counter() - began)
+                out["bytes"] = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        learner.close()
+        return out
+
+    def figures(self, results: Sequence[Result]) -> list[Figure]:
+        values = results[0].values
+        step = median(values["step_s"])
+        # All that a save takes off the steps: the capture, what writing slows them by, and what is left to wait for.
+        taken = [
+            capture + self.beside * (beside - alone) + wait
+            for capture, beside, alone, wait in zip(
+                values["capture_s"], values["beside_s"], values["step_s"], values["wait_s"], strict=True
+            )
+        ]
+        shares = [cost / (EVERY * step + cost) for cost in taken]
+        return [
+            Figure.of(f"share of learner time, every {EVERY} steps", shares, "<= 0.05", "steps of 8 x 8 x (48 + 16)"),
+            Figure.of("seconds of a capture", values["capture_s"]),
+            Figure.of("seconds that a save takes off the steps", taken),
+            Figure.of("seconds of a step", values["step_s"]),
+            Figure.of("bytes of a checkpoint", [values["bytes"]]),
+        ]
+
+
+class Delta(Bench):
+    """One learner in float32; its weights in bfloat16 after each step against those before it."""
+
+    name = "learn/delta"
+    goal = f"at a learning rate of {LR:g} a step's delta has at most 25 % of the bytes of a whole publication"
+    wall = ("6 min", "2 min")
+    apart = True
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        return [{"steps": 10 if quick else 50, "groups": 1}]
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        from swarm.weight_delta import apply, encode
+
+        learner, groups = _learner()
+        out: dict[str, Any] = {"changed": [], "bytes": [], "encode_s": []}
+        before = _in_bfloat16(learner)
+        for step in range(1, cell["steps"] + 1):
+            learner.step(step, groups(cell["groups"], step))
+            after = _in_bfloat16(learner)
+            began = time.perf_counter()
+            delta, changed = encode(before, after)
+            out["encode_s"].append(time.perf_counter() - began)
+            out["changed"].append(2 * changed / len(after))
+            out["bytes"].append(len(delta) / len(after))
+            apply(before, delta)
+            if before != after:
+                raise ValueError(f"step {step}: the delta does not give the weights that it was made of")
+        learner.close()
+        return out | {"whole_bytes": len(before)}
+
+    def figures(self, results: Sequence[Result]) -> list[Figure]:
+        values = results[0].values
+        steps = len(values["bytes"])
+        return [
+            Figure.of("bytes of a delta over those of a whole set", values["bytes"], "<= 0.25", f"{steps} steps"),
+            Figure.of("largest of them", [max(values["bytes"])], "<= 0.25"),
+            Figure.of("share of bfloat16 elements that a step changes", values["changed"]),
+            Figure.of("seconds to encode", values["encode_s"]),
+            Figure.of("bytes of a whole set", [values["whole_bytes"]]),
+        ]
+
+    def plot(self, results: Sequence[Result], folder: Path) -> list[Path]:
+        from matplotlib.figure import Figure as Drawing
+
+        from cluster.plots import BLUE, GREY
+
+        values = results[0].values
+        drawing = Drawing(figsize=(8, 4.5), layout="constrained")
+        axes = drawing.subplots()
+        steps = range(1, len(values["bytes"]) + 1)
+        axes.plot(steps, values["bytes"], color=BLUE, label="bytes of the delta, over a whole set's")
+        axes.plot(steps, values["changed"], color=GREY, label="share of elements that changed")
+        axes.set(xlabel="step", ylim=(0, None))
+        axes.legend(frameon=False)
+        path = folder / "delta.png"
+        drawing.savefig(path, dpi=100)
+        return [path]
+
+
+def _in_bfloat16(learner: Any) -> bytearray:
+    """All parameters, in the order of the model."""
+    import torch
+
+    out = bytearray()
+    with learner._engine.parameters(learner._model) as named:
+        for value in named.values():
+            out += value.to(torch.bfloat16).contiguous().view(-1).view(torch.uint8).numpy().data
+    return out

@@ -182,7 +182,7 @@ class RayLearner:
                 self.start()
                 try:
                     await self.ready()
-                except (_RankDied, RayError, SwarmError) as error:
+                except (RayError, SwarmError, OSError) as error:
                     cause = str(error)
                     self._notice("boot_failed", worker=LEARNER, cause=cause)
                 else:
@@ -195,7 +195,9 @@ class RayLearner:
             ray.kill(process)
 
 
-class _RankDied(Exception):
+class _RankDied(DeadActor):
+    """Which rank, and why."""
+
     def __init__(self, rank: int, cause: str) -> None:
         super().__init__(cause)
         self.rank, self.cause = rank, cause

@@ -38,7 +38,7 @@ LEARNS = ">= 0.3"
 TINY = {
     "cluster.placement": "inline",
     "actors.engine": "transformers",
-    "learners.steps": 41,  # the last evaluation is after step 40
+    "learners.steps": 25,  # the last evaluation is after step 24
     "learners.checkpoint_every": 1000,
     "eval.live_questions": 8,
     "eval.live_samples": 16,
@@ -65,6 +65,7 @@ class Rules(Bench):
     name = "learn/rules"
     goal = "every loss and advantage learns on the tiny model; two are confirmed on SmolLM2"
     wall = ("45 min", "8 min")
+    threads = 1
 
     def cells(self, quick: bool) -> Sequence[Cell]:
         arms = [("loss", arm) for arm in LOSS_ARMS] + [("advantage", arm) for arm in ADVANTAGE_ARMS]
@@ -102,6 +103,7 @@ class Lag(Bench):
     name = "learn/lag"
     goal = "where each off-policy correction breaks as max_lag grows (tiny model)"
     wall = ("25 min", "6 min")
+    threads = 1
     lags = (0, 1, 2, 4, 8)
     corrections = ("none", "truncated", "masked")
 

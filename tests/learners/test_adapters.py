@@ -57,6 +57,19 @@ def test_a_publication_holds_the_adapters_and_nothing_else(make_learner, make_gr
     assert torch.allclose(torch.tensor(published.canary_logprobs), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_adapters_train_alike_at_every_zero_stage(make_learner, make_group, stage):
+    plain, staged = make_learner(lora=LORA), make_learner(lora=LORA, zero_stage=stage)
+    for step in (1, 2):
+        for learner in (plain, staged):
+            learner.step(step, [make_group(MIXED, step)])
+    tensors = [open_mapped(learner.publish().path) for learner in (plain, staged)]
+    assert list(tensors[0]) == list(tensors[1])
+    for name, tensor in tensors[0].items():
+        found, want = (torch.frombuffer(bytearray(t.data), dtype=torch.float32) for t in (tensors[1][name], tensor))
+        assert torch.allclose(found, want, atol=1e-5), name
+
+
 def test_a_resume_is_exact(make_learner, make_group, tmp_path):
     def train(learner, first, last):
         for step in range(first, last + 1):

@@ -239,6 +239,25 @@ def test_a_killed_driver_leaves_no_process_and_its_run_is_resumed(model: Path, t
     assert not events(folder, "lineage"), "the replay gave other weights"
 
 
+def test_a_run_that_diverges_ends_with_3_and_names_batch_and_checkpoint(model: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    recipe = write_recipe(tmp_path, model, steps=6)
+    inline = ("--set", "cluster.placement=inline", "--set", "learners.checkpoint_every=2")
+    code, text = Command("run", recipe, "--out", folder.root, "--set", "learners.steps=2", *inline).end()
+    assert code == 0, text
+    config = folder.config.read_text().replace("steps = 2\n", "steps = 6\n")
+    folder.config.write_text(config.replace("grad_norm = 1000.0", "grad_norm = 1e-9"))
+    code, text = Command("resume", folder.root).end()
+    assert code == 3, text
+    flat = text.replace("\n", "")
+    assert "learners.limits.grad_norm = 1e-09" in flat
+    (event,) = events(folder, "diverged")
+    assert event["checkpoint"] == "step_000002"
+    assert "step_000002" in flat
+    assert folder.batch(event["step"]).name in flat
+    assert read_groups(folder.batch(event["step"])), "the offending batch can be looked at"
+
+
 SELECTIVE = (
     "--set",
     "rewarders.use=[{name = 'function', path = 'tests.cluster.small:sometimes_flat'}]",

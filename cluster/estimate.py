@@ -56,9 +56,8 @@ SAVED_HIDDEN, SAVED_MIDDLE = 10, 4
 norms, projections and residuals, queries, keys, values) and four of the middle size, in the dtype of autocast."""
 SAVED_FLOAT = 4
 """Of those of the hidden size, how many are kept in float32 as well: norms and residuals do not autocast."""
-LOGIT_BYTES = 14
-"""Per logit in the loss: the bfloat16 logits and their gradient, the float32 copy, its softmax and its gradient, not
-all alive at once."""
+LOGITS = 1 << 26
+"""Logits in float32 that a forward pass keeps at most (`learners.head.KEEP`); beyond, it makes them twice."""
 ALLOCATOR = 1.15
 """Memory that the allocator keeps beyond what is in use."""
 
@@ -221,7 +220,7 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
         "autocast copies": 2 * n if lower else 0,
         "reference": (6 if lower else 4) * n if s.kl_coef or s.loss.name in WITH_REFERENCE else 0,
         "activations": ALLOCATOR * _activation_bytes(config, shape),
-        "logits": ALLOCATOR * LOGIT_BYTES * shape.vocab * _loss_tokens(config),
+        "logits": ALLOCATOR * 4 * min(LOGITS, shape.vocab * _loss_tokens(config)),
     }
     host, process = LEARNER_GIB, "learner" if s.ranks == 1 else f"{s.ranks} learner ranks"
     if s.gpus:

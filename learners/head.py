@@ -1,9 +1,9 @@
 """Log-probabilities of chosen tokens straight from hidden states, a block of the vocabulary at a time.
 
 N = tokens with loss, H = hidden size, V = vocabulary. Logits are needed only to be reduced over the vocabulary, so a
-block of them [N, width] is made, reduced and forgotten: `width` shrinks as N grows, and memory depends on neither V nor
-N. The backward pass makes each block again instead of keeping it, which costs a third more multiplications in the head
-and saves the traffic of [N, V].
+block of them [N, width] is made and reduced: `width` shrinks as N grows. Blocks are kept for the backward pass up to
+`KEEP` logits in all; where there are more none is, and the backward pass makes each again, which costs a third more
+multiplications in the head. So memory has a bound that depends on neither V nor N.
 
 Blocks cut the vocabulary and not the tokens, so every row of the weight is read once in each pass and every row of its
 gradient is written once; cut the other way, the whole [V, H] would be read and written again for each block.
@@ -24,6 +24,9 @@ from torch.autograd.function import once_differentiable
 
 BLOCK = 1 << 21
 """Logits of one block: 8 MB in float32, which a processor's cache holds."""
+
+KEEP = 1 << 26
+"""Logits of one pass that are kept for its backward pass: 256 MiB in float32."""
 
 
 class Shape(NamedTuple):
@@ -93,6 +96,7 @@ class _Head(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             blocks = _Blocks(hidden, weight, bias, shape, lower)
             factors = temperatures.to(blocks.kind).reciprocal()[:, None]
+            kept: list[Tensor] | None = [] if ctx.needs_input_grad[0] and len(hidden) * len(weight) <= KEEP else None
             largest = torch.full_like(factors, -torch.inf)
             total, mean, chosen = (torch.zeros_like(factors) for _ in range(3))
             for start, end in blocks.bounds():
@@ -102,7 +106,11 @@ class _Head(torch.autograd.Function):
                 chosen += logits.gather(1, places.clamp(0, end - start - 1)) * inside
                 now = torch.maximum(largest, logits.amax(1, keepdim=True))
                 shrink = (largest - now).exp_()
-                logits.sub_(now)
+                if kept is None:
+                    logits.sub_(now)
+                else:
+                    kept.append(logits)
+                    logits = logits - now
                 if entropy is None:
                     total = total * shrink + logits.exp_().sum(1, keepdim=True)
                 else:
@@ -115,7 +123,7 @@ class _Head(torch.autograd.Function):
             normaliser = largest + total.log()
             spread = None if entropy is None else total.log() - mean / total
         ctx.save_for_backward(hidden, weight, bias, targets, temperatures, normaliser, spread)
-        ctx.shape, ctx.lower, ctx.entropy = shape, lower, entropy
+        ctx.shape, ctx.lower, ctx.entropy, ctx.kept = shape, lower, entropy, kept
         logprobs = (chosen - normaliser)[:, 0]
         if spread is None:
             return logprobs, None
@@ -137,8 +145,9 @@ class _Head(torch.autograd.Function):
         frozen = not ctx.needs_input_grad[1]  # with adapters the weight is, and its gradient half of the work
         to_weight = None if frozen else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         to_bias = None if bias is None else torch.empty_like(bias)
-        for start, end in blocks.bounds():
-            logits = blocks.logits(start, end, factors)
+        kept, ctx.kept = ctx.kept, None  # taken apart below, block by block
+        for number, (start, end) in enumerate(blocks.bounds()):
+            logits = blocks.logits(start, end, factors) if kept is None else kept[number]
             slope = None if cap is None else (logits / factors).div_(cap).square_().neg_().add_(1.0)
             logits.sub_(normaliser)  # now log-probabilities
             if ctx.entropy and grad_entropy is not None:

@@ -259,3 +259,10 @@ def test_bfloat16_on_a_processor_without_it_is_a_warning() -> None:
     assert "no instructions" in " ".join(texts(asked, old, level="warning"))
     assert not [t for t in texts(asked, BIG, level="warning") if "bfloat16" in t]
     assert not [t for t in texts(recipe(model={"dtype": "float32"}), old, level="warning") if "bfloat16" in t]
+
+
+def test_the_estimate_knows_how_many_logits_are_kept():
+    from cluster import estimate
+    from learners import head
+
+    assert estimate.LOGITS == head.KEEP

@@ -39,8 +39,10 @@ SHAPES = [Shape(), Shape(0.3), Shape(1.5, 4.0)]
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 1.3])
 @pytest.mark.parametrize("entropy", [None, False, True])
-def test_gradients_are_exact_in_float64(monkeypatch, shape, with_bias, temperature, entropy):
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+def test_gradients_are_exact_in_float64(monkeypatch, shape, with_bias, temperature, entropy, keep):
     monkeypatch.setattr(head, "BLOCK", 80)  # blocks of 16 of 37, the last one shorter
+    monkeypatch.setattr(head, "KEEP", keep)
     hidden, weight, bias, targets, temperatures = case(5, 3, 37, 0, torch.float64, with_bias, temperature)
     given_inputs = [x for x in (hidden, weight, bias) if x is not None]
 
@@ -58,13 +60,14 @@ def test_gradients_are_exact_in_float64(monkeypatch, shape, with_bias, temperatu
     seed=st.integers(0, 100),
     with_bias=st.booleans(),
     shape=st.sampled_from(SHAPES),
+    keep=st.sampled_from([0, 1 << 20]),
     entropy=st.sampled_from([None, False, True]),
     block=st.sampled_from([1, 100, 1 << 21]),
 )
-def test_values_and_gradients_are_those_of_whole_logits(num, vocab, seed, with_bias, shape, entropy, block):
+def test_values_and_gradients_are_those_of_whole_logits(num, vocab, seed, with_bias, shape, entropy, block, keep):
     inputs = case(num, 6, vocab, seed, torch.float32, with_bias, 0.8)
     wanted, wanted_spread = plainly(*inputs, shape, entropy)
-    before, head.BLOCK = head.BLOCK, block
+    before, (head.BLOCK, head.KEEP) = (head.BLOCK, head.KEEP), (block, keep)
     try:
         found, spread = token_logprobs(*inputs, shape, entropy)
         assert found.dtype == torch.float32
@@ -82,7 +85,7 @@ def test_values_and_gradients_are_those_of_whole_logits(num, vocab, seed, with_b
         ):
             assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
     finally:
-        head.BLOCK = before
+        head.BLOCK, head.KEEP = before
 
 
 def test_a_frozen_weight_gets_no_gradient_and_hidden_states_the_same_one():
@@ -120,6 +123,7 @@ def test_under_autocast_products_are_those_of_a_linear_layer_under_autocast():
 
 def test_neither_pass_holds_logits_of_the_whole_vocabulary(monkeypatch):
     monkeypatch.setattr(head, "BLOCK", 64 * 16)
+    monkeypatch.setattr(head, "KEEP", 0)
     hidden, weight, bias, targets, temperatures = case(64, 4, 5000, 2, torch.float32, with_bias=False)
     largest = []
 

@@ -113,7 +113,7 @@ class Arm:
     """Answers `{do: "step", ...}` with seconds, `{do: "memory", ...}` with peak bytes above those of the loaded model,
     and `{do: "gradient", ...}` by saving the gradient of the step that comes next."""
 
-    def __init__(self, arm: str, dtype: str, model: Path, micro_tokens: int) -> None:
+    def __init__(self, arm: str, dtype: str, model: Path, micro_tokens: int, checkpoint_every: int = 10_000) -> None:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._plain, self.learner, self._steps = None, None, 0
         if arm == "plain":
@@ -123,6 +123,7 @@ class Arm:
         else:
             section = LearnersSection(
                 steps=10_000,
+                checkpoint_every=checkpoint_every,  # by default only at the end: the plain step has no buffer for it
                 lr=LR,
                 betas=list(BETAS),
                 grad_clip=CLIP,

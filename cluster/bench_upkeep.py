@@ -23,7 +23,7 @@ def _learner() -> tuple[Any, Any]:
     from cluster.models import resolve
 
     budget = int(LearnersSection.model_fields["micro_tokens"].default)
-    arm = Arm("ours", "float32", resolve(MODEL, say=lambda _: None), budget)
+    arm = Arm("ours", "float32", resolve(MODEL, say=lambda _: None), budget, EVERY)
     return arm.learner, lambda num, seed: make_groups(num, 16, "equal", arm.vocab, seed)
 
 

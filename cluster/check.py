@@ -7,10 +7,17 @@ from pathlib import Path
 
 from cluster.precision import settled
 from cluster.registries import problems_of, specs_of
+from learners.losses import WITHOUT_RATIO
+from learners.truncation import PENALTIES
 from rewarders.function import check_function
 from swarm import config as recipes
-from swarm.config import RunConfig
+from swarm.config import LearnersSection, RunConfig, Spec
 from swarm.errors import ConfigError
+
+TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo"})
+"""Advantages that may differ from 0 in a group whose rewards are equal."""
+
+NO_CORRECTION = Spec(name="none")
 
 
 def check(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -32,6 +39,7 @@ def problems_in(config: RunConfig) -> list[str]:
         path = spec.options.get("path")
         if spec.name == "function" and isinstance(path, str) and (problem := check_function(path)):
             problems.append(f"rewarders.use.{i}.path = {path!r}: {problem}")
+    problems += rule_problems(config)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:
         problems.append(
@@ -48,3 +56,55 @@ def problems_in(config: RunConfig) -> list[str]:
     if config.cluster.placement == "inline" and config.cluster.address:
         problems.append(f'cluster.address = "{config.cluster.address}": only placement = "ray" has a cluster')
     return problems
+
+
+def rule_problems(config: RunConfig) -> list[str]:
+    """Parts of an update rule that do nothing beside one another, or can only fail."""
+    s, select = config.learners, config.actors.select.name
+    loss, advantage, correction = s.loss.name, s.advantage.name, s.correction
+    default = LearnersSection.model_fields["correction"].default
+    weights = sum(spec.weight for spec in config.rewarders.use)
+    learned_from_flat = advantage in TEACHES_FLAT or loss in WITHOUT_RATIO or s.truncation.name in PENALTIES
+    said = [
+        (
+            advantage == "pure" and not s.advantage.options.get("outcome", 0.0),
+            (
+                "learners.advantage = pure: no rewarder of this recipe judges steps, so nothing would be learned; "
+                "give it an outcome above 0, or another advantage"
+            ),
+        ),
+        (
+            advantage == "bnpo" and (s.truncation.name in PENALTIES or weights > 1.0),
+            (
+                f"learners.advantage = bnpo: needs rewards in [0, 1], but rewarder weights add up to {weights:g}, "
+                f"learners.truncation = {s.truncation.name}"
+            ),
+        ),
+        (
+            loss in WITHOUT_RATIO and (advantage != "group_norm" or correction not in (default, NO_CORRECTION)),
+            (
+                f"learners.loss = {loss}: neither advantages nor the sampler enter it; leave out learners.advantage "
+                "and learners.correction"
+            ),
+        ),
+        (
+            s.proximal == "behaviour" and correction not in (default, NO_CORRECTION),
+            f'learners.correction = {correction.name}: with proximal = "behaviour" all weights are 1; leave one out',
+        ),
+        (
+            s.kl_estimator != "k3" and not s.kl_coef,
+            f"learners.kl_estimator = {s.kl_estimator}: there is no penalty; set learners.kl_coef above 0",
+        ),
+        (
+            select == "curriculum" and len(config.actors.tasks) == 1,
+            "actors.select = curriculum: there is one task source; give several, from easy to hard",
+        ),
+        (
+            bool(config.actors.resample) and learned_from_flat,
+            (
+                f"actors.resample = {config.actors.resample:g}: groups with equal rewards would be set aside, but "
+                f"learners.loss = {loss}, advantage = {advantage}, truncation = {s.truncation.name} learns from them"
+            ),
+        ),
+    ]
+    return [problem for holds, problem in said if holds]

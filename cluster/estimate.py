@@ -110,7 +110,9 @@ def estimate(config: RunConfig, model_folder: Path | None) -> list[Row]:
     rows.append(Row(_times("reward worker", rewarders.num), one * rewarders.num, why))
     if shape:
         size = shape.parameters * _width(config) / GIB
-        delta = DELTA_SHARE * size if config.model.dtype == "bfloat16" else 0.0
+        if config.learners.lora:
+            size = 4 * _trained(config, shape) / GIB
+        delta = DELTA_SHARE * size if config.model.dtype == "bfloat16" and not config.learners.lora else 0.0
         why = f"{PUBLISHED_SETS} sets of {size:.2f} GiB" + (", and what changed between them" if delta else "")
         rows.append(Row("published weights", PUBLISHED_SETS * size + delta, why, "shared memory"))
     return rows
@@ -123,7 +125,7 @@ def total_gib(rows: list[Row], *where: str) -> float:
 
 def checkpoint_gib(config: RunConfig, shape: Shape) -> float:
     """One checkpoint: float32 weights and two moments."""
-    return 12 * shape.parameters / GIB
+    return 12 * _trained(config, shape) / GIB
 
 
 def local_folder(path: str) -> Path | None:
@@ -207,7 +209,7 @@ def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:
     if shape is None:
         return [Row("learner", LEARNER_GIB, "DeepSpeed alone; the model's size is not known yet")]
     n = shape.parameters
-    t = min(n, _adapter_parameters(s.lora.rank, shape)) if s.lora else n
+    t = _trained(config, shape)
     lower = config.model.dtype == "bfloat16"
     share = t / s.ranks  # of what ZeRO divides; it keeps its partition beside the module's own weights
     buffer = 12 * t / s.ranks if s.checkpoint_every < s.steps else 0
@@ -239,6 +241,12 @@ def _listed(parts: Mapping[str, float]) -> str:
     return ", ".join(f"{size / GIB:.2f} {name}" for name, size in parts.items() if size)
 
 
+def _trained(config: RunConfig, shape: Shape) -> int:
+    """Parameters that have a gradient."""
+    lora = config.learners.lora
+    return min(shape.parameters, _adapter_parameters(lora.rank, shape)) if lora else shape.parameters
+
+
 def _adapter_parameters(rank: int, shape: Shape) -> int:
     """Of adapters beside every linear layer of a gated transformer."""
     h, kv, m = shape.hidden, shape.kv_width, shape.middle
@@ -255,6 +263,8 @@ def _micro_tokens(config: RunConfig) -> int:
     """Tokens of the largest forward pass: the budget, or the whole batch where that is smaller; at least one row."""
     a, s = config.actors, config.learners
     row = min(a.max_prompt_tokens, PROMPT_TOKENS) + a.max_new_tokens
+    if s.loss.name in WITH_REFERENCE:
+        row = _group_tokens(config)  # it compares the rollouts of a group, which is not cut
     return max(row, min(s.micro_tokens, _group_tokens(config) * math.ceil(s.groups_per_step / s.updates_per_step)))
 
 

@@ -81,6 +81,6 @@ def _resolved(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any
     """The annotation as a type; Any where it names something that is only there for type checkers."""
     holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        return typing.get_type_hints(holder, globalns=function.__globals__)[parameter.name]
+        return typing.get_type_hints(holder, globalns=function.__globals__, include_extras=True)[parameter.name]
     except NameError:
         return Any

@@ -156,6 +156,7 @@ class LearnerWorker:
             seed=config.seed,
             version=PolicyVersion(LEARNER, lineage, 0),
             max_tokens=config.actors.max_new_tokens,
+            group_size=config.actors.group_size,
             rank=self._rank,
             store=self._store,
         )

@@ -50,6 +50,9 @@ def adapt(model: nn.Module, section: LoraSection) -> float:
         inject_adapter_in_model(_config(section), model, adapter_name=_NAME)
     except ValueError as error:
         raise ConfigError(f"learners.lora.targets = {section.targets!r}: {error}") from None
+    head = model.get_output_embeddings()
+    if hasattr(head, "lora_A"):
+        raise ConfigError(f"learners.lora.targets = {section.targets!r}: the head cannot have adapters")
     for layer in model.modules():
         if hasattr(layer, "lora_A") and not isinstance(layer.get_base_layer(), nn.Linear):
             kind = type(layer.get_base_layer()).__name__

@@ -1,6 +1,6 @@
 """Advantages: rewards of a batch's groups, centred.
 
-An advantage takes the groups of an update (n >= 2 scored rollouts each; `learners.rewards` leaves the others out) and
+An advantage takes the groups of a step (n >= 2 scored rollouts each; `learners.rewards` leaves the others out) and
 gives each rollout a number for all its tokens, or a float64 [C] with one for each. Equal rewards give exactly 0 for
 every rollout of a group, so that it can be skipped; without the check rounding of the mean would leave 1e-17 and cost a
 forward pass. (`receiver_baseline` is the exception, on purpose.)
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.config import NotNegative, Positive
 from swarm.types import Segment
 
 Floats = NDArray[np.float64]
@@ -47,7 +48,7 @@ PerRollout = Floats | list[Floats | float]
 Advantage = Callable[..., list[PerRollout]]
 
 
-def group_norm(groups: Sequence[Scored], *, eps: float = 1e-4) -> list[PerRollout]:
+def group_norm(groups: Sequence[Scored], *, eps: NotNegative = 1e-4) -> list[PerRollout]:
     """(r - mean) / (std + eps), with the sample standard deviation (divisor n - 1).
 
     Source: GRPO, arXiv 2402.03300, section 4.1.2. Differs: `eps`, which the paper does not have.
@@ -71,7 +72,7 @@ def leave_one_out(groups: Sequence[Scored]) -> list[PerRollout]:
     return [_loo(g.rewards) for g in groups]
 
 
-def batch_std(groups: Sequence[Scored], *, eps: float = 1e-4) -> list[PerRollout]:
+def batch_std(groups: Sequence[Scored], *, eps: NotNegative = 1e-4) -> list[PerRollout]:
     """(r - mean of the group) / (std of that over the batch + eps): rare and common rewards keep their proportion.
 
     Source: DLER, arXiv 2510.15110, and REINFORCE++, arXiv 2501.03262.
@@ -80,7 +81,7 @@ def batch_std(groups: Sequence[Scored], *, eps: float = 1e-4) -> list[PerRollout
     return _over_batch([_centred(g.rewards) for g in groups], eps)
 
 
-def gdpo(groups: Sequence[Scored], *, eps: float = 1e-4) -> list[PerRollout]:
+def gdpo(groups: Sequence[Scored], *, eps: NotNegative = 1e-4) -> list[PerRollout]:
     """Each rewarder normalised in its group, then their weighted sum, then divided by its std over the batch.
 
     A sum of rewards forgets which of them varied: with it (0, 1) and (1, 1) against (0, 0) are the same advantage.
@@ -114,7 +115,7 @@ def bnpo(groups: Sequence[Scored]) -> list[PerRollout]:
 
 
 def receiver_baseline(
-    groups: Sequence[Scored], *, floor: float = 0.05, low: float = -1.0, high: float = 3.0
+    groups: Sequence[Scored], *, floor: Positive = 0.05, low: float = -1.0, high: float = 3.0
 ) -> list[PerRollout]:
     """clip((r - b) / sqrt(b (1 - b) + floor), low, high), b the learner's own running success rate of the family.
 
@@ -129,11 +130,12 @@ def receiver_baseline(
     return out
 
 
-def pure(groups: Sequence[Scored], *, temperature: float = 0.1, outcome: float = 0.0) -> list[PerRollout]:
+def pure(groups: Sequence[Scored], *, temperature: Positive = 0.1, outcome: float = 0.0) -> list[PerRollout]:
     """Credit for judged steps by their minimum: float64 [C] per rollout.
 
     With step values v, step k is given w_k v_k, w = softmax(-v / temperature), so that the sum is about the smallest;
-    a token's return is the sum from its step on, and its advantage that minus the mean return of all tokens of the
+    a token's return is the sum from its step on (one between two steps belongs to the next, one after the last has 0),
+    and its advantage that minus the mean return of all tokens of the
     group's other rollouts. Per token, because a mean over steps rewards fewer and longer ones. `outcome` adds that
     much of `leave_one_out` on the merged reward. Rollouts without segments have return 0.
     Source: PURE, arXiv 2504.15275. Differs: the baseline's mean is over tokens of the other rollouts.
@@ -158,8 +160,8 @@ def _min_form(steps: Sequence[Segment], length: int, temperature: float) -> Floa
     values = np.array([s.value for s in steps])
     weight = np.exp(-(values - values.min()) / temperature)
     to_go = np.cumsum((weight / weight.sum() * values)[::-1])[::-1]
-    for step, value in zip(steps, to_go, strict=True):
-        returns[step.start : step.end] = value
+    for step, value in zip(reversed(steps), reversed(to_go.tolist()), strict=True):
+        returns[: step.end] = value
     return returns
 
 

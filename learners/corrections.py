@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from swarm.config import NotNegative, Positive
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,7 @@ def none(gap: Tensor, rollout: Tensor, lengths: Tensor) -> Tensor:
     return gap.new_ones(len(gap))
 
 
-def truncated(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: float = 2.0) -> Tensor:
+def truncated(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: Positive = 2.0) -> Tensor:
     """min(exp(gap), cap) per token.
 
     Source: truncated importance sampling, V-trace, arXiv 1802.01561, eq. 1 (rho-bar is `cap`).
@@ -35,7 +37,7 @@ def truncated(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: float = 2.0
     return gap.clamp(max=_MAX_LOG_WEIGHT).exp().clamp(max=cap)
 
 
-def masked(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: float = 0.5, high: float = 5.0) -> Tensor:
+def masked(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: NotNegative = 0.5, high: Positive = 5.0) -> Tensor:
     """exp(gap) where it lies in [low, high], else 0: a token that both sides see too differently is not learned from.
 
     Source: IcePop, Ring-1T, arXiv 2510.18855.
@@ -44,7 +46,7 @@ def masked(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: float = 0.5, h
     return weight * ((weight >= low) & (weight <= high))
 
 
-def sequence(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: float = 2.0) -> Tensor:
+def sequence(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: Positive = 2.0) -> Tensor:
     """min(exp(sum of gap over the rollout), cap) for all its tokens: the unbiased ratio, truncated. Its variance grows
     with length.
 
@@ -54,7 +56,7 @@ def sequence(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: float = 2.0)
     return total.clamp(max=_MAX_LOG_WEIGHT).exp().clamp(max=cap)[rollout]
 
 
-def geometric(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: float = 0.9, high: float = 1.1) -> Tensor:
+def geometric(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: NotNegative = 0.9, high: Positive = 1.1) -> Tensor:
     """1 for all tokens of a rollout whose geometric-mean ratio exp(mean of gap) lies in [low, high], else 0.
 
     The mean does not grow with length, so one range serves all. Source: the ratio of GSPO, arXiv 2507.18071, eq. 7, as

@@ -147,7 +147,10 @@ class _Head(torch.autograd.Function):
         to_bias = None if bias is None else torch.empty_like(bias)
         kept, ctx.kept = ctx.kept, None  # taken apart below, block by block
         for number, (start, end) in enumerate(blocks.bounds()):
-            logits = blocks.logits(start, end, factors) if kept is None else kept[number]
+            if kept is None:
+                logits = blocks.logits(start, end, factors)
+            else:
+                logits, kept[number] = kept[number], hidden  # its memory is free after this block
             slope = None if cap is None else (logits / factors).div_(cap).square_().neg_().add_(1.0)
             logits.sub_(normaliser)  # now log-probabilities
             if ctx.entropy and grad_entropy is not None:

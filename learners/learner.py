@@ -45,7 +45,7 @@ from learners.publish import Publisher
 from learners.rewards import Treatment
 from learners.schedule import lr_factor
 from learners.state import SavedState
-from learners.truncation import TRUNCATIONS
+from learners.truncation import PENALTIES, TRUNCATIONS
 from swarm.config import LearnersSection
 from swarm.errors import DivergedError
 from swarm.roles import Saved, Usage
@@ -66,21 +66,24 @@ class PolicyLearner:
         seed: int,
         version: PolicyVersion,
         max_tokens: int,
+        group_size: int = 0,
         publications: Path | None = None,
         rank: int = 0,
         store: torch.distributed.Store | None = None,
     ) -> None:
         """`model` is a Hugging Face folder; `dtype` (`bfloat16` or `float32`) is that of autocast and of publications;
-        `version` names the initial weights; `max_tokens` is the recipe's limit of a completion; `publications` is a
-        RAM-backed folder (default: one of its own). `rank` of `section.ranks`, which meet in `store` (`learners.ranks`;
-        needed with several)."""
+        `version` names the initial weights; `max_tokens` is the recipe's limit of a completion, `group_size` its size
+        of a group (0: all groups are of one size); `publications` is a RAM-backed folder (default: one of its own).
+        `rank` of `section.ranks`, which meet in `store` (`learners.ranks`; needed with several)."""
         self._section, self.version, self._max_tokens = section, version, max_tokens
         self._objective = Objective(section)
         self._treatment = Treatment(
             weights=dict(reward_weights),
             advantage=partial(ADVANTAGES[section.advantage.name], **section.advantage.options),
             truncation=partial(TRUNCATIONS[section.truncation.name], **section.truncation.options),
+            penalises=section.truncation.name in PENALTIES,
             max_tokens=max_tokens,
+            group_size=group_size,
         )
         self._device = "cuda" if section.gpus > 0 else "cpu"
         torch.manual_seed(seed)
@@ -137,8 +140,8 @@ class PolicyLearner:
                 )
                 mine = shares_of(parts, section.ranks, self._shares)[self._rank]
                 updates.append(([self._micro(p, needed) for p in mine], totals(part, self._max_tokens)))
-        if self._objective.needs_start:
-            for micro in (micro for micros, _ in updates for micro in micros):
+        if self._objective.needs_start:  # in the first update it is the weights being trained
+            for micro in (micro for micros, _ in updates[1:] for micro in micros):
                 with torch.no_grad():
                     micro.old, _ = self._engine(*micro.inputs)
         losses, norms, seen = [], [], []

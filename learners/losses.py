@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from swarm.config import Positive
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -116,7 +118,7 @@ def reinforce(t: Tokens) -> Terms:
     return Terms(-t.weight * ratio * t.advantage * t.new, ratio != ratio, token_mean)
 
 
-def ppo(t: Tokens, *, clip: float = 0.2) -> Terms:
+def ppo(t: Tokens, *, clip: Positive = 0.2) -> Terms:
     """`-w min(r A, clip(r, 1 - clip, 1 + clip) A)`, token mean.
 
     Source: PPO, arXiv 1707.06347, eq. 7; with `proximal` other than "behaviour": arXiv 2110.00641.
@@ -125,17 +127,17 @@ def ppo(t: Tokens, *, clip: float = 0.2) -> Terms:
     return _clipped(t, _ratio(t), clip, clip, token_mean)
 
 
-def grpo(t: Tokens, *, clip: float = 0.2) -> Terms:
+def grpo(t: Tokens, *, clip: Positive = 0.2) -> Terms:
     """PPO's surrogate, averaged over each rollout and then over rollouts.
 
     Source: GRPO, arXiv 2402.03300, eq. 3.
-    Differs: the mean is over the batch's rollouts, not per question first (the same where groups are whole); the KL
-    term is the recipe's (`kl_coef`), off by default.
+    Differs: the mean is over the batch's rollouts, not per question first (the same where groups are whole and of one
+    size; `learners.rewards` weights those of another); the KL term is the recipe's (`kl_coef`), off by default.
     """
     return _clipped(t, _ratio(t), clip, clip, sequence_mean)
 
 
-def dr_grpo(t: Tokens, *, clip: float = 0.2) -> Terms:
+def dr_grpo(t: Tokens, *, clip: Positive = 0.2) -> Terms:
     """PPO's surrogate, summed and divided by a constant, so that length does not weigh; use with `mean_only`.
 
     Source: Dr. GRPO, arXiv 2503.20783.
@@ -143,7 +145,7 @@ def dr_grpo(t: Tokens, *, clip: float = 0.2) -> Terms:
     return _clipped(t, _ratio(t), clip, clip, constant_mean)
 
 
-def dapo(t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.28) -> Terms:
+def dapo(t: Tokens, *, clip_low: Positive = 0.2, clip_high: Positive = 0.28) -> Terms:
     """PPO's surrogate with a wider upper range and a token mean: rare right tokens may grow faster.
 
     Source: DAPO, arXiv 2503.14476, eq. 8; its overlong shaping is `truncation`, its dynamic sampling
@@ -152,7 +154,7 @@ def dapo(t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.28) -> Terms:
     return _clipped(t, _ratio(t), clip_low, clip_high, token_mean)
 
 
-def gspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Terms:
+def gspo(t: Tokens, *, clip_low: Positive = 3e-4, clip_high: Positive = 4e-4) -> Terms:
     """PPO's surrogate with one ratio for a rollout: s = exp(mean of log r over its tokens); every rollout counts the
     same.
 
@@ -161,7 +163,7 @@ def gspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Terms
     return _clipped(t, _sequence_ratio(t), clip_low, clip_high, sequence_mean)
 
 
-def luspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Terms:
+def luspo(t: Tokens, *, clip_low: Positive = 3e-4, clip_high: Positive = 4e-4) -> Terms:
     """GSPO with each rollout's loss multiplied by its length, so that a token's gradient is not diluted by length.
 
     Source: LUSPO, arXiv 2602.05261. Differs: divided by the batch's tokens, a factor common to all rollouts.
@@ -169,7 +171,7 @@ def luspo(t: Tokens, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> Term
     return _clipped(t, _sequence_ratio(t), clip_low, clip_high, token_mean)
 
 
-def cispo(t: Tokens, *, clip_high: float = 4.0) -> Terms:
+def cispo(t: Tokens, *, clip_high: Positive = 4.0) -> Terms:
     """`-w sg(min(r, 1 + clip_high)) A new`: a token beyond the range keeps a bounded gradient instead of none.
 
     Source: CISPO, MiniMax-M1, arXiv 2506.13585; no lower bound, as there; token mean.
@@ -181,7 +183,7 @@ def cispo(t: Tokens, *, clip_high: float = 4.0) -> Terms:
     )
 
 
-def copg(t: Tokens, *, beta: float = 0.1) -> Terms:
+def copg(t: Tokens, *, beta: Positive = 0.1) -> Terms:
     """`-(R_b(y) - mean of R_b over the others of its group) log pi(y)`, with R_b = R - beta log(pi/pi_ref)(y), the
     factor detached. No ratio to the sampler: right for text of unknown policies, whatever they were.
 
@@ -199,13 +201,15 @@ def copg(t: Tokens, *, beta: float = 0.1) -> Terms:
     return Terms(-factor[t.rollout] * t.new, t.new != t.new, rollout_mean)
 
 
-def sft(t: Tokens) -> Terms:
-    """`-new` on rollouts with a positive advantage: maximum likelihood of what was better than its group.
+def sft(t: Tokens, *, above: float = 0.0) -> Terms:
+    """`-new` on rollouts with a reward over `above`: maximum likelihood of what is right. Token mean over all rollouts.
 
-    For a supervised warm start; on own samples it is rejection-sampling fine-tuning. Token mean over all rollouts.
-    Source: RAFT, arXiv 2304.06767. Differs: above the group's baseline instead of the best of K.
+    On demonstrations it is a supervised warm start, on own samples rejection-sampling fine-tuning. Neither advantages
+    nor the sampler matter.
+    Source: RAFT, arXiv 2304.06767. Differs: all that are right instead of the best of K.
     """
-    return Terms(-t.new * (t.advantage > 0), t.new != t.new, token_mean)
+    right = (t.rewards > above)[t.rollout]
+    return Terms(-t.new * right, t.new != t.new, token_mean)
 
 
 def _ratio(t: Tokens) -> Tensor:
@@ -240,3 +244,6 @@ LOSSES: dict[str, Loss] = {
 WITH_REFERENCE = frozenset({"copg"})
 """Losses that compare a group's rollouts under the initial policy: it is kept in memory, groups are not cut, and
 rollouts with advantage 0 are forwarded too."""
+
+WITHOUT_RATIO = frozenset({"copg", "sft"})
+"""Losses of rewards and log-probabilities alone: neither advantages nor the sampler's log-probabilities enter."""

@@ -1,6 +1,6 @@
 """What a learner step says of itself, as `learn/...` figures.
 
-`batch_metrics` needs no forward pass; `Tally` gathers what the forward passes saw. A figure that has no value (no
+`batch_metrics` needs no forward pass; `Seen` is what the forward passes saw. A figure that has no value (no
 token was trained) is left out.
 """
 
@@ -116,13 +116,15 @@ class Seen:
         """Figures over all tokens, and per lag. `kl_behaviour_nats` is the k3 estimate of KL(behaviour || now)."""
         gap = np.clip(self.new - self.behaviour, -20.0, 20.0)
         divergence = np.exp(gap) - gap - 1.0
+        known = ~np.isnan(divergence)  # a sampler of whom only the text is known has none
         out = {
             "learn/clip_frac": float(self.clipped.mean()),
             "learn/importance_mean": float(self.weight.mean()),
             "learn/ess_frac": self.ess_frac,
-            "learn/kl_behaviour_nats": float(divergence.mean()),
             "learn/entropy_nats": self.entropy_nats,
         }
+        if known.any():
+            out["learn/kl_behaviour_nats"] = float(divergence[known].mean())
         if not np.isnan(self.kl).any():
             out["learn/kl_reference_nats"] = float(self.kl.mean())
         for lag in np.unique(self.lags[self.lags >= 0]):
@@ -131,8 +133,9 @@ class Seen:
                 f"learn/clip_lag{lag}_frac": float(self.clipped[at].mean()),
                 f"learn/importance_lag{lag}_mean": float(self.weight[at].mean()),
                 f"learn/ess_lag{lag}_frac": _ess(self.weight[at]),
-                f"learn/kl_behaviour_lag{lag}_nats": float(divergence[at].mean()),
             }
+            if known[at].any():
+                out[f"learn/kl_behaviour_lag{lag}_nats"] = float(divergence[at & known].mean())
         return out
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from learners.batching import Batch
 from learners.corrections import CORRECTIONS
 from learners.layout import Layout
-from learners.losses import LOSSES, WITH_REFERENCE, Tokens, Totals
+from learners.losses import LOSSES, WITH_REFERENCE, WITHOUT_RATIO, Tokens, Totals
 from learners.metrics import Seen
 from learners.penalties import KL_ESTIMATORS
 from swarm.config import LearnersSection
@@ -89,10 +89,11 @@ class Objective:
         self.needs_reference = compares or section.kl_coef > 0
         """Whether the frozen initial policy is asked."""
         self.needs_entropy = section.entropy_coef > 0
-        self.keeps_flat = compares or section.kl_coef > 0 or section.entropy_coef > 0
+        self._without_ratio = section.loss.name in WITHOUT_RATIO
+        self.keeps_flat = self._without_ratio or section.kl_coef > 0 or section.entropy_coef > 0
         """Whether rollouts with advantage 0 have a gradient."""
-        self.needs_start = section.updates_per_step > 1 and section.proximal == "start"
-        """Whether log-probabilities at the start of a step differ from those in it."""
+        self.needs_start = section.proximal == "start" and not self._without_ratio
+        """Whether updates after the first one of a step need log-probabilities from its start."""
 
     def __call__(
         self, new: Tensor, entropy: Tensor | None, reference: Tensor | None, micro: Micro, totals: Totals
@@ -100,7 +101,8 @@ class Objective:
         """The micro-batch's part of the objective, a scalar with gradient, and what it saw. `new`, `entropy` and
         `reference` are float32 [N], nats."""
         old = self._old(new, micro)
-        weight = self._correction((old - micro.behaviour).detach(), micro.rollout, micro.lengths)
+        gap = (old - micro.behaviour).detach()
+        weight = torch.ones_like(gap) if self._without_ratio else self._correction(gap, micro.rollout, micro.lengths)
         t = Tokens(
             new=new,
             old=old,

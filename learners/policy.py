@@ -165,12 +165,6 @@ def _same(policy: Policy) -> bool:
     return bool((found - wanted).abs().max() <= _TOLERANCE)
 
 
-def token_entropies(logits: Tensor, temperatures: Tensor) -> Tensor:
-    """float32 [N], nats: entropy of softmax(logits / temperature); arguments as above."""
-    logprobs = (logits.float() / temperatures[:, None]).log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
-
-
 def load(path: str | Path) -> nn.Module:
     """The model of a Hugging Face folder in float32, without dropout. Raises ConfigError where it cannot be read."""
     from transformers import AutoModelForCausalLM

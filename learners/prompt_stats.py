@@ -39,6 +39,9 @@ def surprise_norm(rollouts: Sequence[Rollout]) -> float | None:
     if not rollouts:
         return None
     squares = [np.square(1 - np.exp(r.logprobs[r.loss_mask].astype(np.float64))).sum() for r in rollouts]
+    squares = [value for value in squares if not np.isnan(value)]  # of text without log-probabilities nothing is known
+    if not squares:
+        return None
     return float(np.sqrt(np.mean(squares)))
 
 

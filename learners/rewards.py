@@ -44,13 +44,17 @@ class Treatment:
     """Rewarder label -> factor."""
     advantage: Callable[[Sequence[Scored]], list[PerRollout]]
     truncation: Truncation = keep
+    penalises: bool = False
+    """Whether `truncation` is a reward of its own, beside those of the rewarders."""
     max_tokens: int = 0
     """The recipe's limit of a completion."""
+    group_size: int = 0
+    """The recipe's; a group of another size is weighted so that every prompt counts the same. 0: none is."""
     baselines: dict[str, float] = field(default_factory=dict)
     """Running mean reward by task family; part of a checkpoint."""
 
     def centre(self, groups: Sequence[Group]) -> list[Centred]:
-        """Rewards and advantages of the groups of one update. Then the families' running means take these in."""
+        """Rewards and advantages of the groups of a step. Then the families' running means take these in."""
         seen = [self._rewards(group) for group in groups]
         kept = [[i for i, value in enumerate(values) if value is not None] for values, _ in seen]
         usable = [n for n, which in enumerate(kept) if len(which) >= 2]
@@ -59,8 +63,10 @@ class Treatment:
         out = []
         for n, group in enumerate(groups):
             advantages = [np.zeros(len(r.tokens)) for r in group.rollouts]
+            share = self.group_size / len(group.rollouts) if self.group_size else 1.0
             for i, value in zip(kept[n], found.get(n, ()), strict=n in found):
                 advantages[i][:] = value
+                advantages[i] *= share
             out.append(Centred(group, seen[n][0], tuple(advantages)))
         for n, group in enumerate(groups):
             self._remember(group, [v for v in seen[n][0] if v is not None])
@@ -84,6 +90,8 @@ class Treatment:
     def _scored(self, group: Group, values: Sequence[float | None], change: Floats, kept: Sequence[int]) -> Scored:
         rollouts = [group.rollouts[i] for i in kept]
         components = np.array([[*_values(r, self.weights), change[i]] for r, i in zip(rollouts, kept, strict=True)])
+        if not self.penalises:
+            components[components[:, -1] != 0.0] = 0.0  # what a cut rollout lost, it lost of every rewarder
         return Scored(
             rewards=np.array([values[i] for i in kept], np.float64),
             components=components,

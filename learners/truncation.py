@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.config import Positive
+
 Floats = NDArray[np.float64]
 Truncation = Callable[..., Floats]
 
@@ -35,7 +37,7 @@ def zero(rewards: Floats, lengths: NDArray[np.int64], cut: NDArray[np.bool_], li
 
 
 def soft_overlong(
-    rewards: Floats, lengths: NDArray[np.int64], cut: NDArray[np.bool_], limit: int, *, share: float = 0.2
+    rewards: Floats, lengths: NDArray[np.int64], cut: NDArray[np.bool_], limit: int, *, share: Positive = 0.2
 ) -> Floats:
     """0 up to (1 - share) of the limit, then linearly down to -1 at the limit; -1 for a cut rollout.
 
@@ -44,5 +46,8 @@ def soft_overlong(
     cache = max(share * limit, 1.0)
     return np.where(cut, -1.0, ((limit - cache - lengths) / cache).clip(-1.0, 0.0))
 
+
+PENALTIES = frozenset({"soft_overlong"})
+"""Those whose change is a reward of its own, for advantages that look at rewards one by one."""
 
 TRUNCATIONS: dict[str, Truncation] = {"keep": keep, "mask": mask, "zero": zero, "soft_overlong": soft_overlong}

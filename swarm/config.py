@@ -1,6 +1,6 @@
 """The recipe: one TOML file, one frozen model per section, every problem reported at once.
 
-Sections carry the names of the packages. A part with options is a `Spec`: `loss = { name = "grpo", clip_high = 0.28 }`;
+Sections carry the names of the packages. A part with options is a `Spec`: `loss = { name = "dapo", clip_high = 0.28 }`;
 its options are checked against the part's keyword-only signature by `cluster.check`, which knows the registries.
 Reading a recipe imports nothing heavy. Unknown keys, wrong types and values out of range become a `ConfigError` that
 names file, key, value, what was wanted, and the nearest known key.
@@ -125,7 +125,7 @@ class LoraSection(Section):
 
 
 class LimitsSection(Section):
-    """A step beyond these ends the run as diverged (exit code 3), with the weights of the step before."""
+    """An update beyond these ends the run as diverged (exit code 3), with the weights of the update before."""
 
     grad_norm: Positive = 1000.0
     """Largest gradient norm, before clipping."""
@@ -145,7 +145,7 @@ class LearnersSection(Section):
     max_lag: Natural = 1
     """Largest age of a token when it is trained on, in learner steps; 0 is synchronous."""
     loss: Spec = Spec(name="dapo")
-    """Policy loss."""
+    """Policy loss. With one update per step and `proximal = "start"` ratios are 1 and nothing is clipped."""
     advantage: Spec = Spec(name="group_norm")
     """How rewards become advantages."""
     truncation: Spec = Spec(name="keep")
@@ -156,7 +156,7 @@ class LearnersSection(Section):
     correction: Spec = Spec(name="truncated")
     """Weight of a token for having been sampled by other weights than the proximal policy."""
     kl_coef: NotNegative = 0.0
-    """Weight of the KL penalty to the initial policy; 0 keeps no reference model."""
+    """Weight of the KL penalty to the initial policy, of which a frozen copy is then kept."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """Of the KL penalty."""
     entropy_coef: NotNegative = 0.0
@@ -180,7 +180,7 @@ class LearnersSection(Section):
     grad_clip: Positive = 1.0
     """Largest gradient norm."""
     micro_tokens: Count = 8192
-    """Padded tokens (prompt and completion) of one forward pass."""
+    """Tokens of one forward pass, each prompt of a group counted once (padded ones for models that cannot share)."""
     ranks: Count = 1
     """Processes that train together, each on its share of a batch; with GPUs each takes `gpus` of its own."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0

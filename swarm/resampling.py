@@ -7,8 +7,8 @@ nothing (or everything) would be asked for ever. With G rollouts of pass rate p 
 p^G + (1 - p)^G.
 
 Budget. Each ticket earns `per_group` further groups when it is first asked, each group that is set aside costs one, and
-at most what a full pool of tickets earns, and one more, is saved up. So never more than `per_group` groups are set
-aside per ticket; and where the budget is spent, a flat group goes to the learner, as it does without resampling.
+what is not used is saved up, so a run that is resumed has what the interrupted one had. So never more than `per_group`
+groups are set aside per ticket; where the budget is spent, a flat group goes to the learner, as without resampling.
 
 Order. Which prompt takes which ticket depends on the order in which flat groups are set aside. A run that must repeat
 exactly (`max_lag = 0`) therefore sets them aside in rounds: when no more tickets are admitted and every one in the
@@ -35,7 +35,6 @@ class Resampling:
     def __init__(self, pool: Pool, per_group: float = 0.0, ordered: bool = False) -> None:
         """For the tickets of this pool. `per_group` >= 0 groups may be set aside per ticket; `ordered`: in rounds."""
         self._pool, self._per_group, self._ordered = pool, per_group, ordered
-        self._most = per_group * pool.capacity + 1
         self._credit = 0.0
         self._making: set[int] = set()
         self._at_gate: dict[int, asyncio.Future[None]] = {}
@@ -44,13 +43,13 @@ class Resampling:
 
     def resume(self, tickets: int, skipped: int) -> None:
         """Continue a run in which so many tickets were asked and so many groups set aside."""
-        self._credit = min(self._most, max(0.0, self._per_group * tickets - skipped))
+        self._credit = self._per_group * tickets - skipped
 
     @contextmanager
     def making(self, ticket: int, first: bool) -> Iterator[None]:
         """While a ticket has no group that is kept; `first` where it was never asked before."""
         if first:
-            self._credit = min(self._most, self._credit + self._per_group)
+            self._credit += self._per_group
         self._making.add(ticket)
         try:
             yield

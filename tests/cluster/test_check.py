@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,46 @@ def test_all_problems_come_at_once(recipe: Path) -> None:
     assert len(found) == 4
     assert 'learners.ranks = 2: ranks are processes, and placement = "inline" has one' in found[-2]
     assert 'only placement = "ray" has a cluster' in found[-1]
+
+
+RULES = [
+    ({"learners.advantage": "pure"}, "no rewarder of this recipe judges steps"),
+    ({"learners.advantage": "bnpo", "learners.truncation": "soft_overlong"}, "needs rewards in"),
+    ({"learners.loss": "copg", "learners.advantage": "mean_only"}, "neither advantages nor the sampler"),
+    ({"learners.loss": "sft", "learners.correction": "masked"}, "neither advantages nor the sampler"),
+    ({"learners.proximal": "behaviour", "learners.correction": "masked"}, "all weights are 1"),
+    ({"learners.kl_estimator": "k1"}, "there is no penalty"),
+    ({"actors.select": "curriculum"}, "there is one task source"),
+    ({"actors.resample": 1.0, "learners.advantage": "receiver_baseline"}, "learns from them"),
+    ({"learners.correction": {"name": "truncated", "cap": 0.0}}, "learners.correction.cap"),
+    ({"learners.loss": {"name": "ppo", "clip": -1.0}}, "learners.loss.clip"),
+]
+
+
+@pytest.mark.parametrize(("settings", "wanted"), RULES)
+def test_parts_of_a_rule_that_do_nothing_together_are_refused(
+    recipe: Path, settings: dict[str, object], wanted: str
+) -> None:
+    overrides = [f"{key}={_toml(value)}" for key, value in settings.items()]
+    with pytest.raises(ConfigError, match=wanted):
+        check(recipe, overrides)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learners.advantage": {"name": "pure", "outcome": 1.0}},
+        {"learners.loss": "copg"},
+        {"learners.loss": "ppo", "learners.proximal": "behaviour", "learners.correction": "none"},
+        {"learners.kl_estimator": "k1", "learners.kl_coef": 0.1},
+        {"actors.resample": 1.0},
+    ],
+)
+def test_parts_of_a_rule_that_go_together_are_taken(recipe: Path, settings: dict[str, object]) -> None:
+    check(recipe, [f"{key}={_toml(value)}" for key, value in settings.items()])
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)

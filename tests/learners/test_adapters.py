@@ -114,5 +114,7 @@ def test_targets_can_be_named_and_wrong_ones_are_refused(model_folder):
     assert all(".q_proj." in n for n, p in model.named_parameters() if p.requires_grad)
     with pytest.raises(ConfigError, match=r"learners\.lora\.targets = \['no_such'\]"):
         adapt(policy.load(model_folder), LoraSection(targets=["no_such"]))
+    with pytest.raises(ConfigError, match="the head cannot"):
+        adapt(policy.load(model_folder), LoraSection(targets=["lm_head"]))
     with pytest.raises(ConfigError, match="not a linear layer"):
         adapt(policy.load(model_folder), LoraSection(targets=["embed_tokens"]))

@@ -210,12 +210,22 @@ def test_past_the_worst_step_the_return_is_about_zero():
     assert abs(tokens[5]) < 1e-3
 
 
-def test_the_baseline_is_per_token_so_cutting_a_step_in_two_gains_nothing():
-    whole, cut = steps([0.5], 4), steps([0.5, 0.5], 2)
-    other = steps([-0.5], 4)
-    found = [pure([scored([0.0, 0.0], lengths=[4, 4], segments=(judged, other))])[0] for judged in (whole, cut)]
-    assert np.mean(found[0][1]) == pytest.approx(np.mean(found[1][1]), abs=0.2)
-    assert found[1][0][0] == pytest.approx(found[0][0][0])
+def test_a_token_between_steps_belongs_to_the_next_one_and_one_after_the_last_has_no_return():
+    judged = (Segment(0, 2, 0.6), Segment(3, 6, -0.8))
+    tokens = pure([scored([0.0, 0.0], lengths=[8, 1], segments=(judged, ()))])[0][0]
+    assert tokens[2] == tokens[3] == tokens[5]
+    assert tokens[6] == tokens[7] == 0.0
+
+
+def test_the_baseline_is_per_token_so_merging_good_steps_into_a_long_bad_one_costs_the_others_nothing():
+    """A mean over steps would count a step of one token as much as one of nine."""
+    long = (Segment(0, 9, -0.5), Segment(9, 10, 0.5))
+    other = steps([0.1], 4)
+    found = pure([scored([0.0, 0.0], lengths=[10, 4], segments=(long, other))])[0]
+    returns = [found_one + baseline for found_one, baseline in zip(found[0], [0.1] * 10, strict=True)]
+    assert returns[0] == pytest.approx(-0.5, abs=0.01)
+    assert found[1][0] == pytest.approx(0.1 - np.mean(returns), abs=1e-6)
+    assert np.mean(returns) == pytest.approx(-0.45, abs=0.01)  # per step it would be about -0.25
 
 
 def test_the_outcome_can_be_added_to_steps():

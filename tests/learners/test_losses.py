@@ -13,7 +13,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learners.losses import LOSSES, WITH_REFERENCE, Tokens, Totals, copg, dapo, grpo, gspo, luspo, reinforce, sft
+from learners.losses import (
+    LOSSES,
+    WITH_REFERENCE,
+    WITHOUT_RATIO,
+    Tokens,
+    Totals,
+    copg,
+    dapo,
+    grpo,
+    gspo,
+    luspo,
+    reinforce,
+    sft,
+)
 
 floats = st.floats(-2, 2)
 token = st.tuples(floats, floats, floats, st.floats(0, 2))
@@ -54,7 +67,7 @@ def slow(name, rows, t):
     """The batch's loss by its equation, token by token."""
     tokens, num, limit = t.totals.tokens, t.totals.rollouts, t.totals.max_tokens
     total = 0.0
-    for i, (entries, advantage, _) in enumerate(rows):
+    for i, (entries, advantage, reward) in enumerate(rows):
         whole = math.exp(sum(new - old for new, old, _, _ in entries) / len(entries))
         others = [regularised(r) for j, r in enumerate(rows) if j != i and j % 2 == i % 2]
         factor = regularised(rows[i]) - sum(others) / len(others) if others else 0.0
@@ -69,7 +82,7 @@ def slow(name, rows, t):
                 "gspo": -weight * surrogate(whole, advantage, 3e-4, 4e-4) / len(entries) / num,
                 "luspo": -weight * surrogate(whole, advantage, 3e-4, 4e-4) / tokens,
                 "cispo": -weight * min(ratio, 5.0) * advantage * new / tokens,
-                "sft": -new / tokens if advantage > 0 else 0.0,
+                "sft": -new / tokens if reward > 0 else 0.0,
                 "copg": -factor * new / num,
             }[name]
     return total
@@ -227,9 +240,10 @@ def test_copg_leaves_a_rollout_that_is_alone_in_its_group_alone():
     assert (t.new.grad == 0).all()
 
 
-def test_the_warm_start_ignores_what_was_not_better():
-    t = make([([(-1.0, 0.0, 0.0, 1.0)], 0.0, 1.0), ([(-1.0, 0.0, 0.0, 1.0)], -1.0, 1.0)])
-    assert sft(t).loss.tolist() == [0.0, 0.0]
+def test_the_warm_start_learns_what_is_right_whatever_its_group_was():
+    t = make([([(-1.0, 0.0, 0.0, 1.0)], 0.0, 1.0), ([(-2.0, 0.0, 0.0, 1.0)], 1.0, 0.0)])
+    assert sft(t).loss.tolist() == [1.0, 0.0]
+    assert sft(t, above=1.0).loss.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -241,6 +255,15 @@ def test_extreme_ratios_leave_loss_and_gradient_finite(name):
     loss.backward()
     assert loss.isfinite()
     assert t.new.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_losses_without_a_ratio_say_so(name):
+    rng = np.random.default_rng(7)
+    rows = [([tuple(rng.uniform(-1, 1, 4)) for _ in range(3)], rng.normal(), rng.normal()) for _ in range(4)]
+    t = make(rows)
+    other = replace(t, old=t.old + 0.3, weight=t.weight * 2, advantage=t.advantage + 1)
+    assert (value_of(name, t).item() == value_of(name, other).item()) == (name in WITHOUT_RATIO)
 
 
 def test_losses_that_compare_with_the_initial_policy_say_so():

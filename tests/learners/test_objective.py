@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learners.corrections import CORRECTIONS
-from learners.losses import LOSSES, WITH_REFERENCE, Totals
+from learners.losses import LOSSES, WITH_REFERENCE, WITHOUT_RATIO, Totals
 from learners.objective import Micro, Objective
 from learners.penalties import KL_ESTIMATORS
 from swarm.config import LearnersSection
@@ -89,6 +89,17 @@ def test_penalties_are_averaged_as_the_loss_is():
         assert seen.entropy_nats == 2.0
 
 
+@pytest.mark.parametrize("name", sorted(WITHOUT_RATIO))
+def test_text_of_an_unknown_sampler_can_be_learned_from(name):
+    unknown = micro(behaviour=torch.full((4,), float("nan")))
+    loss, seen = objective(loss=name, correction="masked")(new(), None, torch.full((4,), -1.3), unknown, TOTALS)
+    assert loss.isfinite()
+    assert seen.weight.tolist() == [1.0] * 4
+    metrics = seen.metrics()
+    assert "learn/kl_behaviour_nats" not in metrics
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
 def test_figures_are_told_for_each_lag():
     _, seen = objective(correction={"name": "truncated", "cap": 1.5})(new(), None, None, micro(), TOTALS)
     metrics = seen.metrics()
@@ -106,7 +117,8 @@ def test_what_an_objective_needs_follows_from_the_recipe():
     assert not any(needs)
     assert objective(kl_coef=0.1).needs_reference
     assert objective(entropy_coef=0.1).keeps_flat
-    assert objective(updates_per_step=2).needs_start
-    assert not objective(updates_per_step=2, proximal="behaviour").needs_start
+    assert plain.needs_start
+    assert not objective(proximal="behaviour").needs_start
+    assert not objective(loss="sft").needs_start
     for name in LOSSES:
         assert objective(loss=name).whole_groups == (name in WITH_REFERENCE)

@@ -75,7 +75,7 @@ def test_truncated_rollouts_are_treated_before_centring(make_group):
 def test_a_length_penalty_is_a_component_of_its_own(make_group):
     group = make_group((1.0, 1.0, 1.0), lengths=(8, 2, 2))
     group = replace(group, rollouts=tuple(replace(r, finish=Finish.STOP) for r in group.rollouts))
-    options = {"truncation": TRUNCATIONS["soft_overlong"], "max_tokens": 8}
+    options = {"truncation": TRUNCATIONS["soft_overlong"], "max_tokens": 8, "penalises": True}
     assert first(centre(group, advantage=ADVANTAGES["gdpo"], **options))[0] < 0
     assert centre(group, advantage=ADVANTAGES["gdpo"]).is_flat
 
@@ -103,3 +103,19 @@ def test_judged_steps_reach_the_tokens_they_are_of(make_group):
     assert found[0] == found[1]
     assert found[2] == found[3]
     assert found[0] == pytest.approx(-0.5, abs=0.01)
+
+
+def test_a_cut_rollout_that_earns_nothing_is_worth_what_a_wrong_one_is(make_group):
+    group = make_group((1.0, 1.0, 0.0, 0.0))
+    ends = (Finish.LENGTH, Finish.STOP, Finish.STOP, Finish.STOP)
+    group = replace(group, rollouts=tuple(replace(r, finish=f) for r, f in zip(group.rollouts, ends, strict=True)))
+    found = first(centre(group, advantage=ADVANTAGES["gdpo"], truncation=TRUNCATIONS["zero"], max_tokens=8))
+    assert found[0] == found[2] == found[3] < found[1]
+
+
+def test_a_prompt_counts_the_same_whatever_its_number_of_rollouts(make_group):
+    """The budget of `gvm` is there to reduce variance, not to change what is maximised."""
+    groups = [make_group((1.0, 0.0) * 4, 1, lengths=(2,) * 8), make_group((1.0, 0.0), 2, lengths=(2, 2))]
+    found = Treatment({"exact": 1.0}, mean_only, group_size=4).centre(groups)
+    sums = [sum(abs(float(a[0])) for a in item.advantages) for item in found]
+    assert sums[0] == sums[1] == 2.0

@@ -31,6 +31,11 @@ class Handle:
 
         for method in ("listen", "ready", "call", "saved", "usage", "close"):
             setattr(self, method, remote(method))
+        self.__ray_call__ = SimpleNamespace(remote=lambda _: asyncio.ensure_future(_host()))
+
+
+async def _host() -> str:
+    return "this host"
 
 
 class Set:

@@ -20,12 +20,18 @@ class Ranks:
         self.num = num
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
-        for rank in range(num):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, num, model), daemon=True)
-            process.start()
-            self.pipes.append(ours)
-            self.processes.append(process)
+        before = dict(os.environ)
+        os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # read when a library is loaded
+        try:
+            for rank in range(num):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, rank, num, model), daemon=True)
+                process.start()
+                self.pipes.append(ours)
+                self.processes.append(process)
+        finally:
+            os.environ.clear()
+            os.environ |= before
         address = self._answer(0)
         for pipe in self.pipes[1:]:
             pipe.send(address)
@@ -50,7 +56,6 @@ class Ranks:
 
 
 def _serve(pipe: Any, rank: int, num: int, model: Path) -> None:
-    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     from learners.learner import PolicyLearner
     from learners.ranks import listen, meet
     from swarm.config import LearnersSection

@@ -280,6 +280,11 @@ def _import(device: str) -> Any:
     return deepspeed
 
 
+def _leave() -> None:
+    if torch.distributed.is_initialized():  # an engine of another library in this process may have ended it
+        torch.distributed.destroy_process_group()
+
+
 def _join(device: str, rank: int, ranks: int, store: torch.distributed.Store | None) -> None:
     """Make the process group; deepspeed then finds it and looks for no launcher, MPI or hostname."""
     import deepspeed
@@ -294,5 +299,5 @@ def _join(device: str, rank: int, ranks: int, store: torch.distributed.Store | N
         torch.distributed.init_process_group(
             backend, rank=rank, world_size=ranks, timeout=timedelta(minutes=10), store=store
         )
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(_leave)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)

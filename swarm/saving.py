@@ -9,10 +9,10 @@ The loop waits while `take` runs, so what it captures, the groups that wait and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarm import checkpoints, schema
 from swarm.errors import DeadActor
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from swarm.loop import Node
     from swarm.roles import Saved
     from swarm.types import Group, Handle
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ async def write(node: Node, draft: Draft) -> None:
     try:
         await node.crew.saved()
         groups = [await node.crew.fetch(handle) for handle in draft.ready]
-        path, size = await asyncio.to_thread(_finish, node, draft, groups)
+        path, size = await _to_its_end(asyncio.to_thread(_finish, node, draft, groups))
     except BaseException:
         checkpoints.abandon(draft.folder)
         raise
@@ -59,6 +62,17 @@ async def write(node: Node, draft: Draft) -> None:
     node.journal.event(
         "checkpoint", step=draft.step, folder=path.name, bytes=size, capture_s=round(draft.taken.capture_s, 4)
     )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The answer of a thread, which a cancellation does not stop: it would go on to list the files of a folder that is
+    being removed, and call what is left of them a whole checkpoint."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def write_behind(node: Node, draft: Draft) -> None:

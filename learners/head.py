@@ -59,25 +59,38 @@ def token_logprobs(
 class _Blocks:
     """The logits, block by block, as the model scales them and divided by the temperature."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, lower: torch.dtype) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        temperatures: Tensor,
+        shape: Shape,
+        lower: torch.dtype,
+    ) -> None:
         self.hidden, self.weight, self.bias, self.shape, self.lower = hidden, weight, bias, shape, lower
         self.kind = torch.float64 if weight.dtype is torch.float64 else torch.float32
         self.low = hidden.to(lower)
+        self.factors = temperatures.to(self.kind).reciprocal()[:, None]
+        """[N, 1]: 1 / temperature."""
+        self.scales = shape.scale != 1.0 or not bool(
+            (self.factors == 1.0).all()
+        )  # asked once: a GPU has to wait for it
 
     def bounds(self) -> Iterator[tuple[int, int]]:
         size = len(self.weight)
         width = max(BLOCK // max(len(self.hidden), 1), 16)
         return ((start, min(start + width, size)) for start in range(0, size, width))
 
-    def logits(self, start: int, end: int, factors: Tensor) -> Tensor:
-        """[N, end - start] in `kind`; `factors` [N, 1] is 1 / temperature."""
+    def logits(self, start: int, end: int) -> Tensor:
+        """[N, end - start] in `kind`."""
         out = torch.mm(self.low, self.weight[start:end].to(self.lower).t()).to(self.kind)
         if self.bias is not None:
             out.add_(self.bias[start:end])
         scale, cap = self.shape
         if cap is not None:
-            return out.mul_(scale / cap).tanh_().mul_(cap).mul_(factors)
-        return out if scale == 1.0 and bool((factors == 1.0).all()) else out.mul_(factors * scale)
+            return out.mul_(scale / cap).tanh_().mul_(cap).mul_(self.factors)
+        return out.mul_(self.factors * scale) if self.scales else out
 
 
 class _Head(torch.autograd.Function):
@@ -94,13 +107,13 @@ class _Head(torch.autograd.Function):
         lower: torch.dtype,
     ) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(hidden.device.type, enabled=False):
-            blocks = _Blocks(hidden, weight, bias, shape, lower)
-            factors = temperatures.to(blocks.kind).reciprocal()[:, None]
+            blocks = _Blocks(hidden, weight, bias, temperatures, shape, lower)
+            factors = blocks.factors
             kept: list[Tensor] | None = [] if ctx.needs_input_grad[0] and len(hidden) * len(weight) <= KEEP else None
             largest = torch.full_like(factors, -torch.inf)
             total, mean, chosen = (torch.zeros_like(factors) for _ in range(3))
             for start, end in blocks.bounds():
-                logits = blocks.logits(start, end, factors)
+                logits = blocks.logits(start, end)
                 places = targets[:, None] - start
                 inside = (places >= 0) & (places < end - start)
                 chosen += logits.gather(1, places.clamp(0, end - start - 1)) * inside
@@ -137,9 +150,8 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, temperatures, normaliser, spread = ctx.saved_tensors
         scale, cap = ctx.shape
-        blocks = _Blocks(hidden, weight, bias, ctx.shape, ctx.lower)
-        kind, lower = blocks.kind, ctx.lower
-        factors = temperatures.to(kind).reciprocal()[:, None]
+        blocks = _Blocks(hidden, weight, bias, temperatures, ctx.shape, ctx.lower)
+        kind, lower, factors = blocks.kind, ctx.lower, blocks.factors
         grad = grad.to(kind)[:, None]
         to_hidden = torch.zeros(hidden.shape, dtype=kind, device=hidden.device)
         frozen = not ctx.needs_input_grad[1]  # with adapters the weight is, and its gradient half of the work
@@ -148,7 +160,7 @@ class _Head(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None  # taken apart below, block by block
         for number, (start, end) in enumerate(blocks.bounds()):
             if kept is None:
-                logits = blocks.logits(start, end, factors)
+                logits = blocks.logits(start, end)
             else:
                 logits, kept[number] = kept[number], hidden  # its memory is free after this block
             slope = None if cap is None else (logits / factors).div_(cap).square_().neg_().add_(1.0)
@@ -163,7 +175,7 @@ class _Head(torch.autograd.Function):
             out.scatter_add_(1, places.clamp(0, end - start - 1), grad * inside)
             if slope is not None:
                 out.mul_(slope)
-            if scale != 1.0 or not bool((factors == 1.0).all()):
+            if blocks.scales:
                 out.mul_(factors * scale)
             if to_bias is not None:
                 to_bias[start:end] = out.sum(0)

@@ -7,15 +7,13 @@ from pathlib import Path
 
 from cluster.precision import settled
 from cluster.registries import problems_of, specs_of
+from learners.advantages import TEACHES_FLAT
 from learners.losses import WITHOUT_RATIO
 from learners.truncation import PENALTIES
 from rewarders.function import check_function
 from swarm import config as recipes
 from swarm.config import LearnersSection, RunConfig, Spec
 from swarm.errors import ConfigError
-
-TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo"})
-"""Advantages that may differ from 0 in a group whose rewards are equal."""
 
 NO_CORRECTION = Spec(name="none")
 

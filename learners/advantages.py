@@ -135,9 +135,9 @@ def pure(groups: Sequence[Scored], *, temperature: Positive = 0.1, outcome: floa
 
     With step values v, step k is given w_k v_k, w = softmax(-v / temperature), so that the sum is about the smallest;
     a token's return is the sum from its step on (one between two steps belongs to the next, one after the last has 0),
-    and its advantage that minus the mean return of all tokens of the
-    group's other rollouts. Per token, because a mean over steps rewards fewer and longer ones. `outcome` adds that
-    much of `leave_one_out` on the merged reward. Rollouts without segments have return 0.
+    and its advantage that minus the mean return of all tokens of the group's other rollouts. Per token, because a mean
+    over steps rewards fewer and longer ones. `outcome` adds that much of `leave_one_out` on the merged reward. Rollouts
+    without segments have return 0.
     Source: PURE, arXiv 2504.15275. Differs: the baseline's mean is over tokens of the other rollouts.
     """
     out: list[PerRollout] = []
@@ -210,3 +210,6 @@ ADVANTAGES: dict[str, Advantage] = {
     "receiver_baseline": receiver_baseline,
     "pure": pure,
 }
+
+TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo"})
+"""Those that may differ from 0 in a group whose rewards are equal."""

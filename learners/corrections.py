@@ -52,8 +52,7 @@ def sequence(gap: Tensor, rollout: Tensor, lengths: Tensor, *, cap: Positive = 2
 
     Source: sequence-level truncated importance sampling, arXiv 1802.01561, eq. 1, with a rollout as the action.
     """
-    total = gap.new_zeros(len(lengths)).index_add(0, rollout, gap)
-    return total.clamp(max=_MAX_LOG_WEIGHT).exp().clamp(max=cap)[rollout]
+    return _per_rollout(gap, rollout, lengths).clamp(max=_MAX_LOG_WEIGHT).exp().clamp(max=cap)[rollout]
 
 
 def geometric(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: NotNegative = 0.9, high: Positive = 1.1) -> Tensor:
@@ -63,8 +62,13 @@ def geometric(gap: Tensor, rollout: Tensor, lengths: Tensor, *, low: NotNegative
     a test of whole rollouts. Differs: peers use ranges of a hundredth or less around 1, for engines that agree to
     rounding; this one also has to let a lag of some steps pass.
     """
-    mean = (gap.new_zeros(len(lengths)).index_add(0, rollout, gap) / lengths).clamp(max=_MAX_LOG_WEIGHT).exp()
+    mean = (_per_rollout(gap, rollout, lengths) / lengths).clamp(max=_MAX_LOG_WEIGHT).exp()
     return ((mean >= low) & (mean <= high)).to(gap.dtype)[rollout]
+
+
+def _per_rollout(gap: Tensor, rollout: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of `gap` over each rollout: [R]."""
+    return gap.new_zeros(len(lengths)).index_add(0, rollout, gap)
 
 
 CORRECTIONS: dict[str, Correction] = {

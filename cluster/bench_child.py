@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from cluster.child import own_stdout
+
 LAST_LINES = 8
 """Of a child's messages, how many an error repeats."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -84,8 +86,7 @@ class Child:
 
 def serve(answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Answer requests from stdin until it ends. What anything else prints goes to stderr."""
-    with os.fdopen(os.dup(1), "w") as out:
-        os.dup2(2, 1)
+    with own_stdout() as out:
         for line in sys.stdin:
             print(json.dumps(answer(json.loads(line))), file=out, flush=True)
 

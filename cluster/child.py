@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from tempfile import TemporaryFile
+from typing import TextIO
 
 from swarm.errors import ConfigError, SwarmError
 
@@ -47,3 +48,10 @@ def apart(
             messages.seek(0)
             last = "".join(deque(messages, maxlen=LAST_LINES)).strip()
             raise failure(f"{' '.join(command)} ended with {child.returncode}; its last messages:\n{last}")
+
+
+def own_stdout() -> TextIO:
+    """In such a process: standard output for our lines alone; what libraries print goes to stderr."""
+    own = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return own

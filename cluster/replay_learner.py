@@ -12,7 +12,6 @@ line of JSON for each set of weights, or one with `error` where an error of our 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cluster.check import check
+from cluster.child import own_stdout
 from cluster.workers import LearnerWorker
 from learners.ranks import listen, meet
 from swarm import checkpoints, schema
@@ -30,7 +30,7 @@ from swarm.journal import RunFolder
 
 def main(root: str, model: str, since: str, plan: str, rank: str = "0", address: str = "") -> None:
     """Go through the plan in order, to its end or to the first set of weights that is not the logged one."""
-    folder, say = RunFolder(Path(root)), _own_stdout()
+    folder, say = RunFolder(Path(root)), own_stdout()
     with ExitStack() as stack:
         config, store = check(folder.config), None
         if address:
@@ -76,13 +76,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _tell(say: TextIO, **facts: Any) -> None:
     print(json.dumps(facts), file=say, flush=True)
-
-
-def _own_stdout() -> TextIO:
-    """Standard output for our lines alone: what libraries print goes to stderr."""
-    own = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return own
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cluster.child import own_stdout
+from cluster.environment import of_worker
 
 LAST_LINES = 8
 """Of a child's messages, how many an error repeats."""
@@ -30,18 +31,9 @@ class Child:
     """A running `python -m MODULE ARGS`; ends with the `with` block."""
 
     def __init__(self, module: str, *args: object, threads: int) -> None:
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "DS_ACCELERATOR": "cpu",
-            "PYTHONHASHSEED": "0",
-            # As the workers of a run have it: freed memory stays with the process, so no step pays for it again.
-            "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-            "MALLOC_MMAP_THRESHOLD_": str(1 << 40),
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, args)],
-            env=os.environ | environment,
+            env=os.environ | of_worker(threads, gpus=0) | {"PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,8 +19,8 @@ NO_BFLOAT16 = "this processor has no bfloat16 instructions: a step would take ab
 
 SHAPES: dict[str, dict[str, Any]] = {
     "48 + 16": {"groups": 8, "completion": 16, "lengths": "equal", "rows": (4, 8, 16)},
-    "48 + 256": {"groups": 1, "completion": 256, "lengths": "equal", "rows": (2, 4)},
-    "48 + 256, log-normal": {"groups": 1, "completion": 256, "lengths": "lognormal", "rows": (2, 4)},
+    "48 + 256": {"groups": 1, "completion": 256, "lengths": "equal", "rows": (2, 4, 8)},
+    "48 + 256, log-normal": {"groups": 1, "completion": 256, "lengths": "lognormal", "rows": (2, 4, 8)},
 }  # fmt: skip
 """Prompt + completion tokens; rows of a micro-batch that the plain step may choose from."""
 PROMPT, SIZE = 48, 8
@@ -36,12 +36,13 @@ GRADIENT_GOAL = "<= 0.001"
 
 class Speed(Bench):
     """Both arms live at the same time in processes of their own and take turns, a step each, so that whatever else the
-    machine does meets both. Ours has the default budget of tokens in a micro-batch. The plain arm first tries several
-    and keeps the fastest for the race; memory, which does not vary, is also compared at our budget, once."""
+    machine does meets both. Ours has the default budget of tokens in a micro-batch. After a first step that is not
+    counted, the plain arm tries several micro-batches and keeps the fastest for the race. Memory, which does not vary,
+    is measured once against that one, against plain's of one group each, and against plain's with our budget."""
 
     name = "learn/speed"
     goal = "the learner trains faster than a plain padded Hugging Face step, in less memory, with the same gradient"
-    wall = ("15 min", "9 min")
+    wall = ("20 min", "15 min")
 
     def cells(self, quick: bool) -> Sequence[Cell]:
         repeats = 3 if quick else 5
@@ -63,6 +64,8 @@ class Speed(Bench):
             )
             plain, ours = map(stack.enter_context, arms)
             off = _gradient_difference(plain, ours, step | {"rows": shape["rows"][0]})
+            for arm in (plain, ours):
+                arm.ask(step | {"rows": shape["rows"][0]})  # it also allocates AdamW's moments
             tried = {rows: plain.ask(step | {"rows": rows})["seconds"] for rows in shape["rows"]}
             rows = min(tried, key=lambda r: tried[r])
             pairs = [(plain.ask(step | {"rows": rows}), ours.ask(step)) for _ in range(cell["repeats"])]
@@ -70,6 +73,7 @@ class Speed(Bench):
             peaks = {
                 "ours": [ours.ask(memory)["peak_bytes"]],
                 "plain": [plain.ask(memory | {"rows": rows})["peak_bytes"]],
+                "by_group": [plain.ask(memory | {"rows": SIZE})["peak_bytes"]],
                 "same_budget": [plain.ask(memory | {"rows": same})["peak_bytes"]],
             }
         return {
@@ -95,20 +99,17 @@ class Speed(Bench):
                 continue
             seconds = list(zip(values["plain_seconds"], values["ours_seconds"], strict=True))
             work = [p / o for p, o in zip(values["plain_cpu_s"], values["ours_cpu_s"], strict=True)]
-            ours, plain, same = (values["peak_bytes"][arm] for arm in ("ours", "plain", "same_budget"))
-            fastest = [o / p for o, p in zip(ours, plain, strict=True)]
+            peaks = values["peak_bytes"]
+            memory = {arm: [o / p for o, p in zip(peaks["ours"], peaks[arm], strict=True)] for arm in peaks}
             rows = f"plain in micro-batches of {values['plain_rows']} rows"
-            as_many = f"both with our budget of tokens in a micro-batch: plain's are {values['same_budget_rows']} rows"
+            by_group, as_many = (f"plain in micro-batches of {n} rows" for n in (SIZE, values["same_budget_rows"]))
             exact = GRADIENT_GOAL if dtype == "float32" else ""
             out += [
                 Figure.of(f"tokens/s over plain, {what}", [p / o for p, o in seconds], goal, rows),
-                Figure.of(
-                    f"peak memory over plain's, {what}",
-                    [o / p for o, p in zip(ours, same, strict=True)],
-                    MEMORY_GOAL,
-                    as_many,
-                ),
-                Figure.of(f"peak memory over fastest plain's, {what}", fastest),
+                Figure.of(f"peak memory over fastest plain's, {what}", memory["plain"], MEMORY_GOAL, rows),
+                Figure.of(f"peak memory over plain's by group, {what}", memory["by_group"], MEMORY_GOAL, by_group),
+                Figure.of(f"peak memory over plain's at our budget, {what}", memory["same_budget"], "", as_many),
+                Figure.of(f"peak bytes, {what}", peaks["ours"]),
                 Figure.of(f"plain's processor time over ours, {what}", work),
                 Figure.of(f"tokens/s, {what}", [values["tokens"] / o for _, o in seconds]),
                 Figure.of(f"plain tokens/s, {what}", [values["tokens"] / p for p, _ in seconds]),

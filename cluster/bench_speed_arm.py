@@ -110,12 +110,16 @@ class Plain:
 
 
 class Arm:
-    """Answers `{do: "step", ...}` with seconds, `{do: "memory", ...}` with peak bytes above those of the loaded model,
-    and `{do: "gradient", ...}` by saving the gradient of the step that comes next."""
+    """Answers `{do: "step", ...}` with seconds, `{do: "memory", ...}` with the peak of what the step keeps and needs
+    (weights, gradients, AdamW's moments and its own; not the libraries), and `{do: "gradient", ...}` by saving the
+    gradient of the step that comes next."""
 
     def __init__(self, arm: str, dtype: str, model: Path, micro_tokens: int, checkpoint_every: int = 10_000) -> None:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._plain, self.learner, self._steps = None, None, 0
+        if arm == "ours":
+            import deepspeed  # noqa: F401 (otherwise the learner's loading would import it)
+        self._baseline = resident_bytes()
         if arm == "plain":
             self._plain = Plain(model, lower)
             self.vocab = int(self._plain.model.config.vocab_size)
@@ -142,7 +146,6 @@ class Arm:
             )
             self.vocab = int(self.learner._model.config.vocab_size)
             self._parameters = dict(self.learner._model.named_parameters())
-        self._baseline = resident_bytes()
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         groups = make_groups(request["groups"], request["completion"], request["lengths"], self.vocab)

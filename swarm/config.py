@@ -100,6 +100,35 @@ class ActorsSection(Section):
     """GPUs each actor asks Ray for."""
 
 
+class JudgeSection(Section):
+    """A language model that rewarders ask."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """What rewarders call it: `judge = "NAME"`."""
+    model: str
+    """Its name at the endpoint; without one, a model folder (or a known name) that this node serves."""
+    endpoint: str = ""
+    """Base URL of a server that speaks OpenAI's protocol (`http://HOST:PORT/v1`); empty: served by this node."""
+    key_env: str = ""
+    """Environment variable that holds the endpoint's key. A key has no other way in."""
+    timeout_s: Positive = 30.0
+    """Time limit of one request."""
+    retries: Natural = 3
+    """How often a request that failed is sent again, after growing pauses with jitter."""
+    concurrent: Count = 16
+    """Requests under way at once, of each reward worker."""
+    per_minute: Natural = 0
+    """Most requests a minute, of each reward worker; 0 for no limit."""
+    budget_tokens: Natural = 0
+    """Most tokens, asked and answered, of each reward worker in a run; beyond it the judge abstains. 0 for no limit."""
+    engine: Spec = Spec(name="vllm")
+    """Generation engine, where this node serves it."""
+    threads: Count = 1
+    """Compute threads, where this node serves it on a CPU."""
+    gpus: NotNegative = 0.0
+    """GPUs that it asks Ray for, where this node serves it."""
+
+
 class RewardersSection(Section):
     """Groups in, scores out."""
 
@@ -111,6 +140,8 @@ class RewardersSection(Section):
     """Time limit of one rewarder on one group, in seconds."""
     retries: Natural = 1
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
+    judges: list[JudgeSection] = []
+    """Language models that rewarders ask."""
 
 
 class LoraSection(Section):

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from swarm.errors import SchemaError, boundary
-from swarm.types import Finish, Group, Prompt, Rollout, Segment, Span, Status, Verdict
+from swarm.types import Finish, Group, Prompt, Rates, Rollout, Segment, Span, Status, Verdict
 
-VERSION = 2
+VERSION = 3
 _KEY = b"swarm.schema"
 
 _SPAN = pa.struct([("step", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])
 _SEGMENT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("value", pa.float64())])
+_PART = pa.struct([("name", pa.string()), ("value", pa.float64())])
 _VERDICT = pa.struct(
     [
         ("rewarder", pa.string()),
@@ -32,6 +33,12 @@ _VERDICT = pa.struct(
         ("cause", pa.string()),
         ("seconds", pa.float64()),
         ("segments", pa.list_(_SEGMENT)),
+        ("parts", pa.list_(_PART)),
+        ("version", pa.string()),
+        ("stratum", pa.string()),
+        ("false_accept", pa.float64()),  # null where nobody estimated them
+        ("false_reject", pa.float64()),
+        ("waited_s", pa.float64()),
     ]
 )
 
@@ -100,20 +107,27 @@ def _rows(group: Group) -> list[dict[str, Any]]:
             "spans": [{"step": s.step, "start": s.start, "end": s.end} for s in r.spans],
             "text": r.text,
             "finish": r.finish.value,
-            "verdicts": [
-                {
-                    "rewarder": v.rewarder,
-                    "status": v.status.value,
-                    "value": v.value,
-                    "cause": v.cause,
-                    "seconds": v.seconds,
-                    "segments": [{"start": s.start, "end": s.end, "value": s.value} for s in v.segments],
-                }
-                for v in r.verdicts
-            ],
+            "verdicts": [_verdict_row(v) for v in r.verdicts],
         }
         for index, r in enumerate(group.rollouts)
     ]
+
+
+def _verdict_row(v: Verdict) -> dict[str, Any]:
+    return {
+        "rewarder": v.rewarder,
+        "status": v.status.value,
+        "value": v.value,
+        "cause": v.cause,
+        "seconds": v.seconds,
+        "segments": [{"start": s.start, "end": s.end, "value": s.value} for s in v.segments],
+        "parts": [{"name": name, "value": value} for name, value in v.parts.items()],
+        "version": v.version,
+        "stratum": v.stratum,
+        "false_accept": v.rates.false_accept if v.rates else None,
+        "false_reject": v.rates.false_reject if v.rates else None,
+        "waited_s": v.waited_s,
+    }
 
 
 def from_batch(batch: pa.RecordBatch) -> Group:
@@ -204,5 +218,17 @@ def _rollout(row: dict[str, Any]) -> Rollout:
 
 
 def _verdict(v: dict[str, Any]) -> Verdict:
-    segments = tuple(Segment(**segment) for segment in v["segments"])
-    return Verdict(v["rewarder"], Status(v["status"]), v["value"], v["cause"], v["seconds"], segments)
+    rates = None if v["false_accept"] is None else Rates(v["false_accept"], v["false_reject"])
+    return Verdict(
+        rewarder=v["rewarder"],
+        status=Status(v["status"]),
+        value=v["value"],
+        cause=v["cause"],
+        seconds=v["seconds"],
+        segments=tuple(Segment(**segment) for segment in v["segments"]),
+        parts={part["name"]: part["value"] for part in v["parts"]},
+        version=v["version"],
+        stratum=v["stratum"],
+        rates=rates,
+        waited_s=v["waited_s"],
+    )

@@ -88,6 +88,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How often a rewarder is wrong, as far as it is known: both in [0, 1]."""
+
+    false_accept: float
+    """P(accepted | wrong): p0 of arXiv 2510.00915."""
+    false_reject: float
+    """P(rejected | right): p1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What one rewarder says of one rollout: a finite value, or no value and the cause."""
 
@@ -98,6 +108,16 @@ class Verdict:
     seconds: float = 0.0
     segments: tuple[Segment, ...] = ()
     """The value of single steps, in order and without overlap, where the rewarder judges steps."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """What the value was made of, by name: tests, criteria, the answers of a rule and of the judge above it."""
+    version: str = ""
+    """Which rewarder exactly, with its options; equal versions give equal verdicts."""
+    stratum: str = ""
+    """The kind of question and answer for which `rates` were estimated."""
+    rates: Rates | None = None
+    """Of this rewarder on this stratum, as known when it judged; None where nobody estimated them."""
+    waited_s: float = 0.0
+    """Before the rewarder looked at it; with `seconds` the age of a label."""
 
     def __post_init__(self) -> None:
         scored = self.status is Status.SCORED
@@ -105,6 +125,8 @@ class Verdict:
             raise ValueError(f"verdict of {self.rewarder!r}: status {self.status} with value {self.value!r}")
         if self.value is not None and not np.isfinite(self.value):
             raise ValueError(f"verdict of {self.rewarder!r}: value {self.value!r} is not finite")
+        if not all(np.isfinite(part) for part in self.parts.values()):
+            raise ValueError(f"verdict of {self.rewarder!r}: parts {dict(self.parts)} are not finite")
         edges = [edge for s in self.segments for edge in (s.start, s.end)]
         if edges != sorted(edges) or not all(s.start < s.end and np.isfinite(s.value) for s in self.segments):
             raise ValueError(f"verdict of {self.rewarder!r}: segments {self.segments} overlap, or are not finite")

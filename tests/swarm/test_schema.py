@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from swarm import schema
 from swarm.errors import SchemaError
-from swarm.types import Finish, Group, Prompt, Rollout, Segment, Span, Status, Verdict
+from swarm.types import Finish, Group, Prompt, Rates, Rollout, Segment, Span, Status, Verdict
 
 text = st.text(max_size=12)  # hypothesis leaves out lone surrogates, which UTF-8 cannot hold
 json_values = st.recursive(
@@ -32,7 +32,12 @@ def verdicts(draw: st.DrawFn, num_tokens: int) -> Verdict:
     segments = tuple(Segment(a, b, v) for a, b, v in zip(edges, edges[1:], values, strict=False))
     status = draw(st.sampled_from(Status))
     value = draw(st.floats(allow_nan=False, allow_infinity=False)) if status is Status.SCORED else None
-    return Verdict(draw(text), status, value, draw(text), draw(st.floats(0, 1e6)), segments)
+    rates = draw(st.none() | st.builds(Rates, st.floats(0, 1), st.floats(0, 1)))
+    parts = draw(st.dictionaries(text, st.floats(-9, 9), max_size=2))
+    seconds, waited = draw(st.floats(0, 1e6)), draw(st.floats(0, 1e6))
+    return Verdict(
+        draw(text), status, value, draw(text), seconds, segments, parts, draw(text), draw(text), rates, waited
+    )
 
 
 @st.composite
@@ -130,7 +135,7 @@ def test_another_version_is_refused_and_both_are_named(tmp_path: Path, version: 
     metadata = {b"swarm.schema": version} if version is not None else None
     batch = schema.to_batch(example()).replace_schema_metadata(metadata)
     named = version.decode(errors="replace") if version else "none"
-    with pytest.raises(SchemaError, match=f"schema version {named}, but this program reads 2"):
+    with pytest.raises(SchemaError, match=f"schema version {named}, but this program reads 3"):
         schema.from_batch(batch)
     path = tmp_path / "other.parquet"
     pq.write_table(pa.Table.from_batches([batch]), path)
@@ -223,3 +228,8 @@ def test_segments_beyond_the_tokens_are_refused() -> None:
 def test_segments_that_overlap_are_refused(edges: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match="overlap"):
         Verdict("steps", Status.SCORED, 1.0, segments=tuple(Segment(a, b, 0.0) for a, b in edges))
+
+
+def test_a_part_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="are not finite"):
+        Verdict("tests", Status.SCORED, 1.0, parts={"first": float("nan")})

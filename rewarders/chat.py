@@ -1,0 +1,40 @@
+"""What judging rewarders ask: a language model behind a chat interface, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model wrote."""
+
+    text: str
+    choices: Mapping[str, float] = field(default_factory=dict)
+    """Of each wanted choice: the probability in [0, 1] that the answer begins with it, summed over spellings. Empty
+    where the server gives no log-probabilities."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """Messages in, text out. Greedy: equal messages should give equal replies."""
+
+    name: str
+    """What verdicts and the store call it: judge, model and its version."""
+
+    async def ask(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, choices: Sequence[str] = ()
+    ) -> Reply:
+        """One reply to `[{"role": ..., "content": ...}, ...]`.
+
+        Raises TimeoutError, ConnectionError (no use asking now), or ValueError (it answered, but not as agreed).
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what it holds; may be called twice."""
+        ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -146,6 +148,81 @@ class Delta(Bench):
         path = folder / "delta.png"
         drawing.savefig(path, dpi=100)
         return [path]
+
+
+class Pause(Bench):
+    """Each set goes through two couriers of another host, whole and as a delta, and from both into one engine."""
+
+    name = "learn/pause"
+    goal = "a set that came as a delta pauses an engine no longer than one that came whole (but for 5 % of noise)"
+    wall = ("3 min", "1 min")
+    apart = True
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        return [{"sets": 5 if quick else 20}]
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        import torch
+
+        from actors.engine_transformers import TransformersEngine
+        from cluster.courier import Courier
+        from cluster.models import resolve
+        from learners.policy import load
+        from learners.publish import Publisher
+        from swarm.types import PolicyVersion
+
+        path = resolve(MODEL, say=lambda _: None)
+        model = load(path)
+        version = PolicyVersion("bench", 0, 0)
+        publisher = Publisher(model, torch.bfloat16, seed=0)
+        engine = TransformersEngine(str(path), dtype="bfloat16", max_context=64, seed=0, version=version)
+        whole, patched = Courier(), Courier()
+        out: dict[str, Any] = {f"{arm}_{what}": [] for arm in ("whole", "delta") for what in ("pause_s", "arrive_s")}
+        generator = torch.Generator().manual_seed(0)
+
+        def publish(step: int) -> Any:
+            with torch.no_grad():  # as AdamW moves them: by about the learning rate
+                for p in model.parameters():
+                    p.add_(torch.randn(p.shape, generator=generator), alpha=LR)
+            return publisher.publish(dict(model.named_parameters()), replace(version, step=step))
+
+        def bring(arm: str, weights: Any) -> None:
+            began = time.perf_counter()
+            if arm == "whole":
+                file = whole.hold(weights, whole.read(weights.path))
+            else:
+                file = patched.patch(weights, patched.read(weights.delta.path))
+            out[f"{arm}_arrive_s"].append(time.perf_counter() - began)
+            done = asyncio.run(engine.load(replace(weights, path=file, canary_tokens=(), canary_logprobs=())))
+            out[f"{arm}_pause_s"].append(done.pause_s)
+
+        first = publish(1)
+        patched.hold(first, patched.read(first.path))
+        for step in range(2, 2 + cell["sets"]):
+            weights = publish(step)
+            for arm in ("whole", "delta")[:: 1 if step % 2 else -1]:
+                bring(arm, weights)
+        for closing in (engine, whole, patched, publisher):
+            closing.close()
+        return out
+
+    def figures(self, results: Sequence[Result]) -> list[Figure]:
+        values = results[0].values
+        pairs = list(zip(values["delta_pause_s"], values["whole_pause_s"], strict=True))
+        note = "of the same set, without the canary; transformers engine, bfloat16"
+        return [
+            Figure.of(
+                "pause of a set that came as a delta over one that came whole",
+                [d / w for d, w in pairs],
+                "<= 1.05",
+                note,
+            ),
+            *(
+                Figure.of(f"seconds {what}, {arm}", values[f"{arm}_{key}"])
+                for key, what in (("pause_s", "of the pause"), ("arrive_s", "before it, until the file is there"))
+                for arm in ("delta", "whole")
+            ),
+        ]
 
 
 def _in_bfloat16(learner: Any) -> bytearray:

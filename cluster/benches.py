@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
 from cluster.bench_rules import Lag, Rules
-from cluster.bench_upkeep import Checkpoint, Delta
+from cluster.bench_upkeep import Checkpoint, Delta, Pause
 
 BENCHES: Mapping[str, type[Bench]] = {
     "learn/speed": Speed,
     "learn/checkpoint": Checkpoint,
     "learn/delta": Delta,
+    "learn/pause": Pause,
     "learn/rules": Rules,
     "learn/lag": Lag,
 }

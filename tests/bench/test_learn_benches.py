@@ -66,7 +66,7 @@ def test_the_benches_run_on_a_small_model(tmp_path, monkeypatch):
     shape = {"groups": 2, "completion": 5, "lengths": "lognormal", "rows": (3,)}
     monkeypatch.setattr(bench_learn, "SHAPES", {"small": shape})
     monkeypatch.setattr(bench_learn, "GOALS", {("float32", "small"): ">= 0"})
-    for kind in (bench_learn.Speed, bench_upkeep.Checkpoint, bench_upkeep.Delta):
+    for kind in (bench_learn.Speed, bench_upkeep.Checkpoint, bench_upkeep.Delta, bench_upkeep.Pause):
         monkeypatch.setattr(kind, "apart", False)  # a process of its own would not see the small model
         path = carry_out(kind(), quick=True, out=tmp_path, fresh=False, say=lambda _: None)
         figures = {f["name"]: f for f in json.loads(path.read_text())["figures"]}

@@ -37,7 +37,7 @@ REWARDER_GIB = 0.25
 """A reward worker: Python, pyarrow, scorers. Measured: 0.24."""
 CHILD_GIB = 0.1
 """A killable child process of a reward worker, where a rewarder uses one. Measured: 0.09."""
-KILLABLE = {"math_verify", "reasoning_gym", "function"}
+KILLABLE = {"math_verify", "reasoning_gym", "function", "pattern", "json_schema", "bleu"}
 """Rewarders that judge in such a child."""
 GPU_HOST_GIB = 1.0
 """Memory of the host that a process with a CUDA context takes in addition."""

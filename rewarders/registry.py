@@ -6,16 +6,30 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from rewarders.bleu import Bleu
+from rewarders.choice import Choice
 from rewarders.exact import Exact
 from rewarders.function import Function
+from rewarders.json_schema import JsonSchema
+from rewarders.length import Length
 from rewarders.math_verify import MathVerify
+from rewarders.numeric import Numeric
+from rewarders.pattern import Pattern
 from rewarders.reasoning_gym import ReasoningGym
+from rewarders.truth import Truth
 from swarm.config import Spec, nearest
 from swarm.roles import Rewarder
 from swarm.scores import labels
 
 REWARDERS: dict[str, Any] = {
     "exact": Exact,
+    "numeric": Numeric,
+    "choice": Choice,
+    "pattern": Pattern,
+    "json_schema": JsonSchema,
+    "bleu": Bleu,
+    "length": Length,
+    "truth": Truth,
     "reasoning_gym": ReasoningGym,
     "math_verify": MathVerify,
     "function": Function,

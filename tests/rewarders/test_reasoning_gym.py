@@ -201,3 +201,22 @@ def test_the_guard_lets_arithmetic_through(text) -> None:
 def test_the_guard_stops_everything_else(text) -> None:
     with pytest.raises(SyntaxError):
         guard(text)
+
+
+@pytest.mark.slow
+def test_no_family_pays_for_text_without_an_answer_or_breaks_on_it(gym, make_group) -> None:
+    from reasoning_gym.factory import DATASETS
+
+    bad = []
+    for family in sorted(DATASETS):
+        for index in range(3):
+            task = place(family, index)
+            try:
+                made = entry(gym, task)
+            except ChildError:  # composites need configuration
+                continue
+            texts = [*NOTHING, *ATTACKS, "[[[", "{}", "()", "None", "\ud800", "\0", "x" * 10_000]
+            verdicts = judge(gym, make_group(texts, made["answer"], made["question"], task))
+            pairs = [(text[:30], v.value, v.cause) for text, v in zip(texts, verdicts, strict=True)]
+            bad += [(family, *pair) for pair in pairs if pair[1] is None or pair[1] == 1]
+    assert bad == []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rewarders.exact import Exact
 from rewarders.registry import REWARDERS
 from swarm.roles import Rewarder
 from swarm.types import Group, Status
@@ -41,7 +42,20 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(REWARDERS))
+OPINIONS = {"reward_model", "par", "lsc"}
+"""Their scores have no right and wrong; their tests are their own."""
+COMPOSED: dict[str, Callable[[], dict[str, Any]]] = {
+    "gate": lambda: {"when": Exact(), "then": Exact()},
+    "weighted": lambda: {"of": [Exact(), Exact()], "weights": [0.5, 0.5]},
+    "route": lambda: {"to": {}, "otherwise": Exact()},
+    "cascade": lambda: {"rule": Exact(), "appeal": Exact(), "replaces": True},
+    "noisy": lambda: {"of": Exact()},
+    "hybrid": lambda: {"rule": Exact(), "soft": Exact()},
+    "ensemble": lambda: {"of": [Exact(), Exact()], "how": "min"},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(REWARDERS.keys() - OPINIONS))
 def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("cwd")
     (folder / "contract_rewards.py").write_text(USERS)
@@ -49,6 +63,7 @@ def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
     os.chdir(folder)
     try:
         options = {"function": {"path": "contract_rewards:same"}}.get(request.param, {})
+        options |= COMPOSED.get(request.param, dict)()
         made = REWARDERS[request.param](**options)
         yield made
         pid = made.child.pid if hasattr(made, "child") else None

@@ -122,12 +122,12 @@ def _group(rewards: Floats, components: Floats | None = None) -> Scored:
 
 
 def _distinct(size: int) -> tuple[int, int]:
-    """Over all groups of two binary rewards, made in one batch."""
+    """Over all groups of two binary rewards, made in one batch. With the usual eps, scales differ after four digits."""
     tables = [np.array(rows, np.float64) for rows in product(product((0.0, 1.0), repeat=2), repeat=size)]
     groups = [_group(table.sum(axis=1), table) for table in tables]
     counts = []
     for advantage in (group_norm, gdpo):
-        vectors = (np.round(np.asarray(values, np.float64), 6) + 0.0 for values in advantage(groups))
+        vectors = (np.round(np.asarray(values, np.float64), 6) + 0.0 for values in advantage(groups, eps=1e-9))
         counts.append(len({tuple(vector) for vector in vectors}))
     return counts[0], counts[1]
 

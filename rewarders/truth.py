@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rewarders.extract import last_line
-from rewarders.verdicts import scored
+from rewarders.nested import Nested, composed, failure
+from swarm.config import Positive
 from swarm.roles import Rewarder
 from swarm.scores import CORRECT
 from swarm.types import Group, Verdict
@@ -29,7 +29,7 @@ PHRASES = (
 )
 
 
-class Truth:
+class Truth(Nested):
     """1 where `rule` says right (at least 1), 0 where the completion declines to answer, else -1; parts say which.
 
     It declines where its last line that is not blank holds one of `phrases` (case and kind of apostrophe do not
@@ -37,30 +37,27 @@ class Truth:
     that cannot be lost. Where the rule itself abstains or fails there is no verdict: that is not the policy's doubt.
     """
 
-    def __init__(self, *, rule: Rewarder, phrases: Sequence[str] = PHRASES) -> None:
+    def __init__(self, *, rule: Rewarder, phrases: Sequence[str] = PHRASES, timeout_s: Positive = 10.0) -> None:
         if not phrases or not all(phrase.strip() for phrase in phrases):
             raise ValueError(f"phrases = {list(phrases)!r}: wanted at least one, none of them blank")
-        self.name = "truth"
-        self.inner = (rule,)
+        super().__init__("truth", (rule,), timeout_s)
+        self._rule = rule
         self._phrases = [_plain(phrase) for phrase in phrases]
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
-        verdicts = await self.inner[0].judge(group)
+        verdicts = await self._ask(self._rule, group)
         return [self._ternary(v, r.text) for v, r in zip(verdicts, group.rollouts, strict=True)]
 
-    def close(self) -> None:
-        """Close the rule."""
-        self.inner[0].close()
-
     def _ternary(self, verdict: Verdict, text: str) -> Verdict:
-        if verdict.value is None:
-            return replace(verdict, rewarder=self.name)
+        if bad := failure(self.name, {"rule": verdict}):
+            return bad
+        assert verdict.value is not None
         said = _plain(last_line(text))
         declined = any(phrase in said for phrase in self._phrases)
         right = not declined and verdict.value >= CORRECT
         parts = {"right": float(right), "declined": float(declined), "wrong": float(not right and not declined)}
-        return scored(self.name, parts["right"] - parts["wrong"], verdict.seconds, verdict.cause, parts)
+        return composed(self.name, parts["right"] - parts["wrong"], {"rule": verdict}, parts, verdict.cause)
 
 
 def _plain(text: str) -> str:

@@ -11,16 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rewarders.bleu import Bleu
+from rewarders.cascade import Cascade
 from rewarders.choice import Choice
+from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
+from rewarders.gate import Gate
+from rewarders.hybrid import Hybrid
 from rewarders.json_schema import JsonSchema
 from rewarders.length import Length
 from rewarders.math_verify import MathVerify
+from rewarders.noisy import Noisy
 from rewarders.numeric import Numeric
 from rewarders.pattern import Pattern
 from rewarders.reasoning_gym import ReasoningGym
+from rewarders.route import Route
 from rewarders.truth import Truth
+from rewarders.weighted import Weighted
 
 # A reasoning-gym entry that most rewarders can judge: its answer is a number.
 QUESTION, ANSWER = "State the final answer to the following arithmetic problem: 484 + 229 =", "713"
@@ -74,7 +81,18 @@ EXAMPLES: dict[str, Example] = {
     "reasoning_gym": Example(lambda: ReasoningGym(timeout_s=LIMIT_S), graded=True),
     "math_verify": Example(lambda: MathVerify(timeout_s=LIMIT_S)),
     "function": Example(lambda: Function(path="contract_rewards:same", timeout_s=LIMIT_S)),
+    "gate": Example(lambda: Gate(when=Exact(), then=Exact())),
+    "weighted": Example(lambda: Weighted(of=[Exact(), Exact()], weights=[0.5, 0.5])),
+    "route": Example(lambda: Route(to={}, otherwise=Exact())),
+    "cascade": Example(lambda: Cascade(rule=Exact(), appeal=Exact(), replaces=True)),
+    "noisy": Example(lambda: Noisy(of=Exact())),
+    "hybrid": Example(lambda: Hybrid(rule=Exact(), soft=Exact())),
+    "ensemble": Example(lambda: Ensemble(of=[Exact(), Exact()], how="min")),
 }
 
-NOT_HERE: dict[str, str] = {}
-"""Rewarders that need a model or a network, and where they are tested instead."""
+NOT_HERE: dict[str, str] = {
+    "reward_model": "needs a model, and its scores have no right and wrong: tests/rewarders/test_reward_model.py",
+    "par": "shapes scores that have no right and wrong: tests/rewarders/test_curves.py",
+    "lsc": "as par",
+}
+"""Rewarders without right and wrong texts, or that need a model or a network; and where they are tested instead."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from rewarders.exact import Exact
+from rewarders.registry import build
 from rewarders.truth import Truth
 from rewarders.verdicts import unscored
+from swarm.config import Spec
 from swarm.types import Group, Status, Verdict
 
 
@@ -19,7 +21,11 @@ def values(make_group, texts: Sequence[str], **options) -> list[float | None]:
 def test_right_declined_and_wrong_are_1_0_and_minus_1(make_group) -> None:
     verdicts = asyncio.run(Truth(rule=Exact()).judge(make_group(["42", "I don\u2019t know.", "41"], "42")))
     assert [v.value for v in verdicts] == [1.0, 0.0, -1.0]
-    assert [[k for k, v in verdict.parts.items() if v] for verdict in verdicts] == [["right"], ["declined"], ["wrong"]]
+    assert [[k for k, v in verdict.parts.items() if v and k != "rule"] for verdict in verdicts] == [
+        ["right"],
+        ["declined"],
+        ["wrong"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +57,12 @@ def test_what_the_rule_cannot_judge_is_not_the_policys_doubt(make_group, status)
             pass
 
     verdicts = asyncio.run(Truth(rule=Fails()).judge(make_group(["42", "I don't know"], "42")))
-    assert [(v.rewarder, v.status, v.cause) for v in verdicts] == [("truth", status, "because")] * 2
+    assert [(v.rewarder, v.status, v.cause) for v in verdicts] == [("truth", status, "rule: because")] * 2
+
+
+def test_a_recipe_names_the_rule(make_group) -> None:
+    [made] = build([Spec(name="truth", options={"rule": {"name": "exact", "extract": "number"}})], 10.0)
+    assert [v.value for v in asyncio.run(made.judge(make_group(["it is 42"], "42")))] == [1.0]
 
 
 @pytest.mark.parametrize("phrases", [[], ["", "no"]])

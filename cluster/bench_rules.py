@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,11 +137,14 @@ class Lag(Bench):
         return [save(folder / "learn-lag.png", partial(_draw_lag, cells=_by(results, "correction", "max_lag")))]
 
 
-def trained(recipe: str, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Run a recipe with these settings: the curve of held-out accuracy, and how the run ended."""
+def trained(
+    recipe: str, settings: Mapping[str, Any], threads: int, look: Callable[[Path], Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Run a recipe with these settings: the curve of held-out accuracy, how the run ended, and what `look` finds in its
+    folder."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
-        options = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
+        options = [f"--set={key}={toml(value)}" for key, value in settings.items()]
         path = RECIPES / f"{recipe}.toml"
         done = subprocess.run(
             [sys.executable, "-c", "from cluster.cli import main; main()", "run", path, *options, f"--out={folder}"],
@@ -152,7 +155,16 @@ def trained(recipe: str, settings: Mapping[str, Any], threads: int) -> dict[str,
         )
         if done.returncode not in (0, 3):
             raise RuntimeError(f"{settings}: exit code {done.returncode}:\n{done.stderr[-2000:]}")
-        return _curve(folder, diverged=done.returncode == 3)
+        return _curve(folder, diverged=done.returncode == 3) | dict(look(folder) if look else {})
+
+
+def toml(value: Any) -> str:
+    """A value on one line, tables too."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
 
 
 def _curve(folder: Path, diverged: bool) -> dict[str, Any]:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_reward_ensembles import Ensembles
+from cluster.bench_reward_shaping import Shaping
+from cluster.bench_reward_training import Training
+from cluster.bench_reward_verifiers import Verifiers
 from cluster.bench_rules import Lag, Rules
 from cluster.bench_upkeep import Checkpoint, Delta, Pause
 
@@ -16,4 +20,8 @@ BENCHES: Mapping[str, type[Bench]] = {
     "learn/pause": Pause,
     "learn/rules": Rules,
     "learn/lag": Lag,
+    "reward/verifiers": Verifiers,
+    "reward/ensembles": Ensembles,
+    "reward/shaping": Shaping,
+    "reward/training": Training,
 }

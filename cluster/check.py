@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.precision import settled
-from cluster.registries import problems_of, specs_of
+from cluster.registries import all_rewarders, problems_of, specs_of
 from learners.advantages import TEACHES_FLAT
 from learners.losses import WITHOUT_RATIO
 from learners.truncation import PENALTIES
@@ -33,10 +33,10 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def problems_in(config: RunConfig) -> list[str]:
     """What a well-formed recipe can still get wrong, one line each."""
     problems = [problem for key, spec, registry in specs_of(config) for problem in problems_of(key, spec, registry)]
-    for i, spec in enumerate(config.rewarders.use):
+    for key, spec in all_rewarders(config):
         path = spec.options.get("path")
         if spec.name == "function" and isinstance(path, str) and (problem := check_function(path)):
-            problems.append(f"rewarders.use.{i}.path = {path!r}: {problem}")
+            problems.append(f"{key}.path = {path!r}: {problem}")
     problems += rule_problems(config)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.models import BUILTIN, cache_folder
+from cluster.registries import all_rewarders
 from learners.losses import WITH_REFERENCE
 from swarm.config import RunConfig
 
@@ -37,7 +38,7 @@ REWARDER_GIB = 0.25
 """A reward worker: Python, pyarrow, scorers. Measured: 0.24."""
 CHILD_GIB = 0.1
 """A killable child process of a reward worker, where a rewarder uses one. Measured: 0.09."""
-KILLABLE = {"math_verify", "reasoning_gym", "function"}
+KILLABLE = {"math_verify", "reasoning_gym", "function", "pattern", "json_schema", "bleu"}
 """Rewarders that judge in such a child."""
 GPU_HOST_GIB = 1.0
 """Memory of the host that a process with a CUDA context takes in addition."""
@@ -104,9 +105,11 @@ def estimate(config: RunConfig, model_folder: Path | None) -> list[Row]:
     rows += _actors(config, shape)
     rows += _learner(config, shape)
     rewarders = config.rewarders
-    children = sum(spec.name in KILLABLE for spec in rewarders.use)
-    one = REWARDER_GIB + CHILD_GIB * children
+    names = [spec.name for _, spec in all_rewarders(config)]
+    children, scorers = sum(name in KILLABLE for name in names), names.count("reward_model")
+    one = REWARDER_GIB + CHILD_GIB * children + ENGINE_GIB["transformers"] * scorers
     why = "Python, scorers" + (f", {children} killable child process{'es' * (children > 1)}" if children else "")
+    why += f", {scorers} reward model{'s' * (scorers > 1)} without weights" if scorers else ""
     rows.append(Row(_times("reward worker", rewarders.num), one * rewarders.num, why))
     if shape:
         size = shape.parameters * _width(config) / GIB

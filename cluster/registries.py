@@ -5,10 +5,8 @@ The registries themselves live with their parts; importing them loads nothing he
 
 from __future__ import annotations
 
-import inspect
-import typing
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -20,8 +18,10 @@ from learners.advantages import ADVANTAGES
 from learners.corrections import CORRECTIONS
 from learners.losses import LOSSES
 from learners.truncation import TRUNCATIONS
+from rewarders.nested import each, places_of, spec_of
 from rewarders.registry import REWARDERS
 from swarm.config import RunConfig, Spec, nearest
+from swarm.options import keywords_of
 
 Registry = Mapping[str, Callable[..., Any]]
 
@@ -40,6 +40,7 @@ def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
     found += [("actors.select", config.actors.select, SELECTIONS)]
     found += [(f"actors.tasks.{i}", spec, SOURCES) for i, spec in enumerate(config.actors.tasks)]
     found += [(f"rewarders.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.rewarders.use)]
+    found += [(f"eval.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.eval.use)]
     s = config.learners
     found += [("learners.loss", s.loss, LOSSES), ("learners.advantage", s.advantage, ADVANTAGES)]
     found += [("learners.correction", s.correction, CORRECTIONS), ("learners.truncation", s.truncation, TRUNCATIONS)]
@@ -47,40 +48,69 @@ def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
 
 
 def problems_of(key: str, spec: Spec, registry: Registry) -> list[str]:
-    """What is wrong with one Spec: unknown name, unknown option, missing option, wrong type."""
+    """What is wrong with one Spec and those inside it: unknown name, unknown option, missing option, wrong type."""
     part = registry.get(spec.name)
     if part is None:
         return [f'{key}.name = "{spec.name}": no such part{nearest(spec.name, list(registry))}']
     options = options_of(part, GIVEN.get(id(registry), frozenset()))
+    nested = places_of(part)
     problems = []
     for name, value in spec.options.items():
         if name not in options:
             problems.append(f"{key}.{name}: unknown option of {spec.name}{nearest(name, list(options))}")
+        elif name in nested:
             continue
-        try:
-            TypeAdapter(options[name][0], config=ConfigDict(strict=True)).validate_python(value)
-        except ValidationError as error:
-            problems.append(f"{key}.{name} = {value!r}: {error.errors()[0]['msg']}")
+        else:
+            problems += _type_problems(f"{key}.{name}", value, options[name][0])
     for name, (_, required) in options.items():
         if required and name not in spec.options:
             problems.append(f"{key}.{name}: missing; {spec.name} needs it")
+    inner, wrong = nested_in(key, spec, registry)
+    problems += wrong + [problem for place, within in inner for problem in problems_of(place, within, registry)]
+    if not problems and hasattr(part, "problems"):
+        problems = [f"{key}.{problem}" for problem in part.problems(spec.options)]
     return problems
+
+
+def _type_problems(key: str, value: Any, kind: Any) -> list[str]:
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        return [f"{key} = {value!r}: {error.errors()[0]['msg']}"]
+    return []
+
+
+def nested_in(key: str, spec: Spec, registry: Registry) -> tuple[list[tuple[str, Spec]], list[str]]:
+    """The rewarders directly inside a Spec, each with its key, and what is there instead of one."""
+    found: list[tuple[str, Spec]] = []
+    problems: list[str] = []
+
+    def collect(option: str, place: str, value: Any) -> None:
+        try:
+            found.append((option + place, spec_of(value)))
+        except ValueError as error:
+            problems.append(f"{option}{place}: {error}")
+
+    for name, shape in places_of(registry[spec.name]).items():
+        if name not in spec.options:
+            continue
+        try:
+            each(shape, spec.options[name], partial(collect, f"{key}.{name}"))
+        except ValueError as error:
+            problems.append(f"{key}.{name}: {error}")
+    return found, problems
+
+
+def all_rewarders(config: RunConfig) -> Iterator[tuple[str, Spec]]:
+    """Every rewarder of a recipe with its key, those inside others too."""
+    left = [(key, spec) for key, spec, registry in specs_of(config) if registry is REWARDERS]
+    while left:
+        key, spec = left.pop(0)
+        yield key, spec
+        if spec.name in REWARDERS:
+            left += nested_in(key, spec, REWARDERS)[0]
 
 
 def options_of(part: Callable[..., Any], given: frozenset[str]) -> dict[str, tuple[Any, bool]]:
     """Keyword-only parameters of a part: name -> (type, whether it must be given)."""
-    function = part.__init__ if inspect.isclass(part) else part
-    return {
-        p.name: (_resolved(p, function), p.default is inspect.Parameter.empty)
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in given
-    }
-
-
-def _resolved(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
-    """The annotation as a type; Any where it names something that is only there for type checkers."""
-    holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
-    try:
-        return typing.get_type_hints(holder, globalns=function.__globals__, include_extras=True)[parameter.name]
-    except NameError:
-        return Any
+    return {name: option for name, option in keywords_of(part).items() if name not in given}

@@ -8,7 +8,7 @@ learner: torch takes seconds and a quarter of a GiB, which the driver and the re
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
-from swarm.config import RunConfig
+from swarm.config import RunConfig, WeightedSpec
 from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import CANARY_TOKENS, Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
 
@@ -39,7 +39,11 @@ reload of weights, during which nothing is generated."""
 
 def reward_weights(config: RunConfig) -> dict[str, float]:
     """Weight of each rewarder by its label."""
-    specs = config.rewarders.use
+    return weights_of(config.rewarders.use)
+
+
+def weights_of(specs: Sequence[WeightedSpec]) -> dict[str, float]:
+    """Weight of each of these by its label."""
     return dict(zip(scores.labels([s.name for s in specs]), [s.weight for s in specs], strict=True))
 
 
@@ -110,12 +114,16 @@ class ActorWorker:
 
 
 class RewarderWorker:
-    """A reward worker."""
+    """A reward worker, with the rewarders of evaluations where these have their own."""
 
     def __init__(self, config: RunConfig) -> None:
         r = config.rewarders
         self._weights = reward_weights(config)
         self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
+        self._exam_weights = weights_of(config.eval.use)
+        self._exam: RewardWorker | None = None
+        if config.eval.use:
+            self._exam = RewardWorker(config.eval.use, timeout_s=r.timeout_s, retries=r.retries)
 
     async def ready(self) -> int:
         """The process id."""
@@ -123,6 +131,8 @@ class RewarderWorker:
 
     async def score(self, batch: pa.RecordBatch, facts: GroupFacts) -> Parcel:
         """The group with its verdicts; `facts` are those of the batch."""
+        if self._exam is not None and facts.ticket < 0:  # an evaluation's
+            return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
         return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
 
     async def usage(self) -> Usage:
@@ -130,6 +140,8 @@ class RewarderWorker:
 
     async def close(self) -> None:
         self._worker.close()
+        if self._exam is not None:
+            self._exam.close()
 
 
 class LearnerWorker:

@@ -1,8 +1,10 @@
 """Groups in, scores out: rewarders judge the rollouts of a group, the worker puts their verdicts side by side.
 
-    group -> worker -> exact                                    (in the worker's own process)
-                    -> reasoning_gym, math_verify, function  -> killable -> child process (child, child_*)
+    group -> worker -> exact, numeric, choice, length           (in the worker's own process: linear in the text)
+                    -> math_verify, pattern, function, ...   -> killable -> child process (child, child_*)
+                    -> gate, weighted, route, ensemble, ...  -> nested   -> other rewarders, to any depth
 
 What a rewarder cannot judge it abstains from, and what fails is a failure: neither is ever a zero. To add a rewarder,
-write a class with `name`, `judge` and `close` (see `exact`) and put it into `registry.REWARDERS`.
+write a class with `name`, `judge` and `close` (see `exact`), put it into `registry.REWARDERS`, and give the suites an
+example of it (`tests/rewarders/examples.py`).
 """

@@ -24,7 +24,7 @@ LONGEST_ERROR = 600
 
 
 def main(setup: dict[str, Any]) -> None:
-    """Serve until standard input ends. `setup`: parent, fd, handler (`module:class`), options, memory_bytes."""
+    """Serve until standard input ends. `setup`: parent, fd, handler (`module:class`), options, memory_bytes, cpu_s."""
     die_with(setup["parent"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if setup["memory_bytes"]:
@@ -43,10 +43,13 @@ def main(setup: dict[str, Any]) -> None:
         return
     send(answers, {"ready": True})
     for line in jobs:
+        # Nothing handles its signal, so the kernel ends this process when the time is up, whatever code is running.
+        signal.setitimer(signal.ITIMER_PROF, setup["cpu_s"])
         try:
             answer = {"value": handler(json.loads(line))}
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a failed job is not our end
             answer = {"error": describe(error)}
+        signal.setitimer(signal.ITIMER_PROF, 0)
         send(answers, answer)
 
 

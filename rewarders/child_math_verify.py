@@ -9,12 +9,21 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
+
+from rewarders.child_magnitude import MOST_DIGITS, digits
 
 LONGEST_TEXT = 20_000
 """Characters from the end that are searched for an answer; math-verify takes seconds for a megabyte."""
 FULL_STOP_IN_BOX = re.compile(r"\.(\s*\})")
+E_NOTATION = re.compile(r"(?<![\w.,])([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})[eE]([-+]?[0-9]{1,2})(?![\w.]*[0-9])")
+REPEATING = re.compile(r"(?<![\w.,])([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s?\{([0-9]{1,30})\}")
+RELATIVE = 1e-4
+"""Two numbers of which one is a decimal differ where they differ by more than this share of the answer. math-verify
+compares six decimal places, so that 0 and 4e-7 are one."""
 
 
 class Verifier:
@@ -37,22 +46,24 @@ class Verifier:
         gold = self._gold(job["gold"])
         if "text" not in job:
             return gold is not None
-        found, text = self._parse(FULL_STOP_IN_BOX.sub(r"\1", job["text"][-LONGEST_TEXT:].replace("`", " ")))
+        found, text = self._parse(written(job["text"][-LONGEST_TEXT:]))
         if found is None:
             return [0.0, "no answer found"]
         if self._written_out and not self._is_worked_out(gold, found, text):
             return [0.0, "an expression that is not worked out"]
+        if digits(found, self._sympy) > MOST_DIGITS:
+            return [None, "too large to compute"]
         try:
             same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001 - two things of kinds that cannot be compared are not equal
             return [0.0, "cannot be compared with the answer"]
-        return [float(bool(same)), ""]
+        return [float(bool(same) and self._is_near(gold, found)), ""]
 
     def _read_gold(self, answer: str) -> Any:
         # GSM8K's answer column ends in "#### 42".
-        return self._parse("\\boxed{" + answer.rpartition("####")[2].strip() + "}")[0]
+        return self._parse(written("\\boxed{" + answer.rpartition("####")[2].strip() + "}"))[0]
 
     def _parse(self, text: str) -> tuple[Any, str]:
         """The parsed expression (None where there is none) and its normalised text."""
@@ -99,3 +110,24 @@ class Verifier:
         simple = all(p.args[1] == -1 or p.args[0] == 10 for p in powers)
         simple = simple and all(isinstance(a, s.Number) for p in powers for a in p.args)
         return simple and len(powers) <= 1 and len(plain) <= 1 and len(powers) + len(plain) == len(rest)
+
+    def _is_near(self, gold: Any, found: Any) -> bool:
+        """Whether two numbers of which one is a decimal are near, as gold's size goes; other things are."""
+        s = self._sympy
+        if not all(isinstance(x, s.Number) for x in (gold, found)) or not (gold.is_Float or found.is_Float):
+            return True
+        return abs(float(found) - float(gold)) <= RELATIVE * abs(float(gold))
+
+
+def written(text: str) -> str:
+    """A text in which math-verify reads what people write: no code ticks, no full stop that ends a box, 1.2e+03 and
+    0.\\overline{3} as a decimal and a fraction."""
+    text = FULL_STOP_IN_BOX.sub(r"\1", text.replace("`", " "))
+    text = E_NOTATION.sub(lambda m: f"{Decimal(m[1]).scaleb(int(m[2])):f}", text)
+    return REPEATING.sub(lambda m: _fraction(*m.groups()), text)
+
+
+def _fraction(whole: str, fixed: str, repeating: str) -> str:
+    nines = Fraction(int(repeating), 10 ** len(repeating) - 1) / 10 ** len(fixed)
+    value = Fraction(int((whole + fixed) or "0"), 10 ** len(fixed)) + nines
+    return str(value)

@@ -3,7 +3,7 @@
 Eight families hand the completion to Python's `eval` or to sympy's `parse_expr`, which evaluates too: text could read
 files, start programs or rewrite its own grader. Here `eval` of answers takes literals only, and `parse_expr` takes
 arithmetic and the usual functions only; anything else raises, as any malformed answer does there, and the scorers
-give malformed answers their lowest value.
+give malformed answers their lowest value. `rewarders.child_gym_holes` mends scorers that other text fools or breaks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import re
 from collections import OrderedDict
 from typing import Any
+
+from rewarders.child_gym_holes import score
 
 LITERAL_FAMILIES = (
     "algorithmic.binary_matrix",
@@ -47,7 +49,7 @@ class Scorer:
         dataset, entry = self._entry(job["task"])
         if job.get("prepare"):
             return {"question": str(entry["question"]), "answer": _text(entry.get("answer"))}
-        value = dataset.score_answer(job["answer"], entry)
+        value = score(job["task"]["family"], dataset, job["answer"], entry)
         if hasattr(value, "item"):
             value = value.item()
         return float(value) if isinstance(value, bool) else value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from decimal import Decimal
+from fractions import Fraction
 
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.extract import number as last_number
+from rewarders.numeral import finite
 from rewarders.verdicts import for_all, scored, unscored
 from swarm.types import Group, Status, Verdict
 
@@ -36,6 +37,9 @@ class Exact:
                 cause = f"the prompt's answer {group.prompt.answer!r} holds no number"
                 return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         wanted = self._normal(answer)
+        if wanted is None:
+            cause = f"the prompt's answer {answer[:80]!r} is out of float64's range"
+            return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         verdicts = []
         for rollout in group.rollouts:
             found = extract(rollout.text, self._extract)
@@ -48,8 +52,8 @@ class Exact:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _normal(self, text: str) -> str | Decimal:
+    def _normal(self, text: str) -> str | Fraction | None:
         if self._extract == "number":
-            return Decimal(text)
+            return finite(text)
         text = " ".join(unicodedata.normalize("NFC", text).split())
         return text.casefold() if self._ignore_case else text

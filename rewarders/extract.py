@@ -5,6 +5,7 @@
     tag        what stands between the last <answer> and </answer>
     boxed      what stands in the last \\boxed{...}, braces balanced
     last_line  the last line that is not blank
+    fenced     what stands in the last ``` code fence, without its language; the whole text where there is none
 
 Always the last: taking any of several candidates would pay for listing them.
 """
@@ -15,10 +16,12 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-Extract = Literal["whole", "number", "tag", "boxed", "last_line"]
+Extract = Literal["whole", "number", "tag", "boxed", "last_line", "fenced"]
 
 # A sign counts only where it cannot be a minus between two terms: "x = -3" ends in -3, "10-3" ends in 3.
-NUMBER = re.compile(r"(?:(?<![\w.)\]}])[-+\u2212])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])|[0-9]+)(?:\.[0-9]+)?")
+# A run of digits and commas is taken whole: looking for thousands from each of its digits would take quadratic time.
+NUMBER = re.compile(r"((?<![\w.)\]}])[-+\u2212])?([0-9]+(?:,[0-9]+)*+)(\.[0-9]+)?")
+THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 
 BRACE = re.compile(r"[{}]")
 
@@ -38,7 +41,12 @@ def number(text: str) -> str | None:
     last = None
     for match in NUMBER.finditer(text):
         last = match
-    return last.group().replace(",", "").replace("\u2212", "-").lstrip("+") if last else None
+    if last is None:
+        return None
+    sign, whole, rest = last.groups(default="")
+    if "," in whole and not THOUSANDS.fullmatch(whole):
+        sign, whole = "", whole.rpartition(",")[2]  # commas between numbers
+    return sign.replace("\u2212", "-").lstrip("+") + whole.replace(",", "") + rest
 
 
 def tag(text: str) -> str | None:
@@ -67,12 +75,23 @@ def last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2].strip()
 
 
+def fenced(text: str) -> str:
+    """Inside the last pair of fences."""
+    end = text.rfind("```")
+    start = text.rfind("```", 0, max(end, 0))
+    if start < 0:
+        return text.strip()
+    first, newline, rest = text[start + 3 : end].partition("\n")
+    return (rest if newline else first).strip()
+
+
 EXTRACTORS: dict[str, Callable[[str], str | None]] = {
     "whole": whole,
     "number": number,
     "tag": tag,
     "boxed": boxed,
     "last_line": last_line,
+    "fenced": fenced,
 }
 
 

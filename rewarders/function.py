@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rewarders.killable import Killable
-from rewarders.process import ChildFailure, ChildTimeout
-from rewarders.verdicts import for_all, number, scored, unscored
+from rewarders.process import ChildFailure
+from rewarders.verdicts import for_all, number, scored, status_of, unscored
 from swarm.config import nearest
 from swarm.types import Group, Rollout, Status, Verdict
 
@@ -58,8 +58,7 @@ class Function:
         try:
             values = await self.child.ask(columns, self._timeout_s)
         except ChildFailure as failure:
-            status = Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
-            return for_all(group, unscored(self.name, status, f"{self._path}: {failure}"))
+            return for_all(group, unscored(self.name, status_of(failure), f"{self._path}: {failure}"))
         if not isinstance(values, list) or len(values) != num:
             return for_all(group, unscored(self.name, Status.ERROR, f"{self._path}: broke the protocol"))
         return [self._verdict(value) for value in values]

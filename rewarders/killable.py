@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewarders.process import ChildDied, ChildError, ChildFailure, ChildTimeout, Process
+from rewarders.process import ChildDied, ChildError, ChildFailure, ChildOverspent, ChildTimeout, Process
 
 BARE = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONHASHSEED")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -43,8 +43,9 @@ class Reply:
 class Killable:
     """One child at a time that runs `handler` (`module:class`, made once from JSON-able `options`).
 
-    `bare` hides the environment (keys, tokens) from the child; `memory_mb` limits its address space (0: no limit);
-    `first_on_path` goes before the parent's import path. The constructor returns at once, the child starts behind it.
+    `bare` hides the environment (keys, tokens) from the child; `memory_mb` limits its address space and `cpu_s` the
+    processor time of one job (0: no limit); `first_on_path` goes before the parent's import path. The constructor
+    returns at once, the child starts behind it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Killable:
         *,
         bare: bool = True,
         memory_mb: int = 0,
+        cpu_s: float = 0.0,
         first_on_path: Sequence[str] = (),
         start_timeout_s: float = 120.0,
     ) -> None:
@@ -63,6 +65,7 @@ class Killable:
             "options": dict(options or {}),
             "path": list(dict.fromkeys(path)),
             "memory_bytes": memory_mb * 2**20,
+            "cpu_s": cpu_s,
         }
         # A fixed hash seed, or the parent's: procedural data that iterates over sets must come out the same again.
         self._env = {"PYTHONHASHSEED": "0"} | {k: v for k, v in os.environ.items() if not bare or k in BARE}
@@ -82,7 +85,7 @@ class Killable:
         return child.process.pid if child else None
 
     async def ask(self, payload: Any, timeout_s: float) -> Any:
-        """The handler's value for one job. Raises ChildTimeout, ChildDied or ChildError."""
+        """The handler's value for one job. Raises ChildTimeout, ChildOverspent, ChildDied or ChildError."""
         [reply] = await self.ask_each([payload], timeout_s)
         if reply.failure:
             raise reply.failure
@@ -153,7 +156,7 @@ class Killable:
             answer = child.converse(data, limit_s)
         except (TypeError, ValueError) as error:
             return Reply(failure=ChildError(f"cannot be passed to another process: {error}"))
-        except (ChildTimeout, ChildDied) as failure:
+        except (ChildTimeout, ChildOverspent, ChildDied) as failure:
             seconds = time.monotonic() - began
             self._discard()
             self._start()

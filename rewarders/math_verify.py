@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from rewarders.killable import Killable
-from rewarders.process import ChildFailure, ChildTimeout
-from rewarders.verdicts import failed, for_all, number, scored, unscored
+from rewarders.process import ChildFailure
+from rewarders.verdicts import answered, for_all, status_of, unscored
 from swarm.types import Group, Status, Verdict
 
 
@@ -14,15 +16,20 @@ class MathVerify:
     Abstains where the prompt has no answer, or none that reads as mathematics. Boxed answers come first; several boxed
     answers are read as a set, so listing candidates does not pay. Differs from math-verify: with `written_out` an
     answer that restates the question (12+30, 84/2, a sum sign) or chains equalities (999=42) is wrong; a full stop in
-    the box and code ticks are forgiven; only the last 20,000 characters are read. Numbers as 1.2e+03 are not read.
-    `timeout_s` is for one group.
+    the box, code ticks, 1.2e+03 and 0.\\overline{3} are read; small numbers are compared relative to their size; only
+    the last 20,000 characters are read. Powers and the like that are too large to compute, and whatever takes more than
+    `cpu_s` seconds of processor time, are abstained from. `timeout_s` is for one group.
     """
 
-    def __init__(self, *, written_out: bool = True, timeout_s: float = 10.0, memory_mb: int = 4096) -> None:
+    def __init__(
+        self, *, written_out: bool = True, cpu_s: float = 1.0, timeout_s: float = 10.0, memory_mb: int = 4096
+    ) -> None:
+        if not 0 < cpu_s < math.inf:
+            raise ValueError(f"cpu_s = {cpu_s}: wanted seconds of processor time, more than 0")
         self.name = "math_verify"
         self._timeout_s = timeout_s
         options = {"written_out": written_out}
-        self.child = Killable("rewarders.child_math_verify:Verifier", options, memory_mb=memory_mb)
+        self.child = Killable("rewarders.child_math_verify:Verifier", options, memory_mb=memory_mb, cpu_s=cpu_s)
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
@@ -33,23 +40,12 @@ class MathVerify:
         try:
             readable = await self.child.ask(prepare, self._timeout_s)
         except ChildFailure as failure:
-            status = Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
-            return for_all(group, unscored(self.name, status, f"reading the prompt's answer: {failure}"))
+            return for_all(group, unscored(self.name, status_of(failure), f"reading the prompt's answer: {failure}"))
         if readable is not True:
             cause = f"the prompt's answer {gold[:80]!r} does not read as mathematics"
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         jobs = [{"gold": gold, "text": rollout.text} for rollout in group.rollouts]
-        verdicts = []
-        for reply in await self.child.ask_each(jobs, self._timeout_s, prepare):
-            if reply.failure:
-                verdicts.append(failed(self.name, reply))
-                continue
-            match reply.value:
-                case [0.0 | 1.0 as value, str(why)] if number(value) is not None:
-                    verdicts.append(scored(self.name, value, reply.seconds, why))
-                case _:
-                    verdicts.append(unscored(self.name, Status.ERROR, "the verifier broke its protocol", reply.seconds))
-        return verdicts
+        return [answered(self.name, reply) for reply in await self.child.ask_each(jobs, self._timeout_s, prepare)]
 
     def close(self) -> None:
         """Kill the child."""

@@ -35,6 +35,10 @@ class ChildDied(ChildFailure):
     """The child ended while it had the job; it is being replaced."""
 
 
+class ChildOverspent(ChildFailure):
+    """The job used up its processor time and would again; the child was killed and is being replaced."""
+
+
 class ChildError(ChildFailure):
     """The child could not start, its handler raised, or its answer was not plain data."""
 
@@ -140,6 +144,8 @@ class Process:
         if not data:
             self.signal()
             code = self.process.wait()
+            if code == -signal.SIGPROF:
+                raise ChildOverspent("it takes more processor time than a job may")
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
             raise ChildDied(self.with_tail(f"the child process {how}"))
         self._line += data

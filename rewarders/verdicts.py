@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rewarders.killable import Reply
-from rewarders.process import ChildTimeout
+from rewarders.process import ChildFailure, ChildOverspent, ChildTimeout
 from swarm.types import Group, Status, Verdict
 
 LONGEST_CAUSE = 1000
 
 
-def scored(name: str, value: float, seconds: float = 0.0, cause: str = "") -> Verdict:
-    """A value; `cause` may say how it came about."""
-    return Verdict(name, Status.SCORED, float(value), printable(cause), seconds)
+def scored(
+    name: str, value: float, seconds: float = 0.0, cause: str = "", parts: Mapping[str, float] | None = None
+) -> Verdict:
+    """A value; `cause` may say how it came about, `parts` what it is made of."""
+    return Verdict(name, Status.SCORED, float(value), printable(cause), seconds, parts=parts or {})
 
 
 def unscored(name: str, status: Status, cause: str, seconds: float = 0.0) -> Verdict:
@@ -24,8 +27,28 @@ def unscored(name: str, status: Status, cause: str, seconds: float = 0.0) -> Ver
 
 def failed(name: str, reply: Reply) -> Verdict:
     """The verdict for a job of which the child gave no answer."""
-    status = Status.TIMEOUT if isinstance(reply.failure, ChildTimeout) else Status.ERROR
-    return unscored(name, status, str(reply.failure), reply.seconds)
+    assert reply.failure
+    return unscored(name, status_of(reply.failure), str(reply.failure), reply.seconds)
+
+
+def status_of(failure: ChildFailure) -> Status:
+    """What a failure is as a verdict. Too costly to judge is an abstention: asking again would cost as much again."""
+    if isinstance(failure, ChildOverspent):
+        return Status.ABSTAINED
+    return Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
+
+
+def answered(name: str, reply: Reply) -> Verdict:
+    """The verdict for a child's reply `[value, why]`, where a value of None abstains."""
+    if reply.failure:
+        return failed(name, reply)
+    match reply.value:
+        case [None, str(why)]:
+            return unscored(name, Status.ABSTAINED, why, reply.seconds)
+        case [value, str(why)] if number(value) is not None:
+            return scored(name, value, reply.seconds, why)
+        case _:
+            return unscored(name, Status.ERROR, "the child broke its protocol", reply.seconds)
 
 
 def for_all(group: Group, verdict: Verdict) -> list[Verdict]:

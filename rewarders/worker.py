@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rewarders.nested import limits_itself, processes
 from rewarders.registry import build
 from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
@@ -35,7 +35,7 @@ class RewardWorker:
 
     def __init__(self, use: Sequence[Spec], *, timeout_s: float, retries: int) -> None:
         self._rewarders: list[Rewarder] = build(use, timeout_s)
-        self._own_limit = [_limits_itself(rewarder) for rewarder in self._rewarders]
+        self._own_limit = [limits_itself(rewarder) for rewarder in self._rewarders]
         self._timeout_s = timeout_s
         self._retries = retries
         self._counts: dict[str, Counter[str]] = {r.name: Counter() for r in self._rewarders}
@@ -72,7 +72,7 @@ class RewardWorker:
         now = time.monotonic()
         busy = self._busy_s + (now - self._busy_since if self._open else 0.0)
         cpu = time.process_time() - self._began_cpu
-        cpu += sum(r.child.cpu_s() for r in self._rewarders if hasattr(r, "child"))
+        cpu += sum(child.cpu_s() for rewarder in self._rewarders for child in processes(rewarder))
         return Usage(busy_s=busy, idle_s=now - self._began - busy, cpu_s=cpu)
 
     def close(self) -> None:
@@ -123,7 +123,3 @@ class RewardWorker:
             f"{num_scored} of {len(found)} rollouts of prompt {group.prompt.id} were scored; "
             f"rewarder {last.rewarder}: {last.status}: {last.cause}; {ADVICE[last.status]}"
         )
-
-
-def _limits_itself(rewarder: Rewarder) -> bool:
-    return "timeout_s" in inspect.signature(type(rewarder)).parameters

@@ -240,6 +240,8 @@ class EvalSection(Section):
     """Answers to each live question: 1 is greedy, more are sampled at the recipe's temperature."""
     every: Count = 10
     """Learner steps between live evaluations."""
+    use: list[WeightedSpec] = []
+    """Rewarders of evaluations, where those of training are noisy or are not about being right; empty: the same."""
 
 
 class ClusterSection(Section):

@@ -34,6 +34,11 @@ def test_a_number_wanted_of_an_answer_without_one_is_an_abstention(make_group) -
     assert verdict.status is Status.ABSTAINED
 
 
+def test_an_answer_beyond_all_floats_is_an_abstention(make_group) -> None:
+    [verdict] = asyncio.run(Exact(extract="number").judge(make_group(["9" * 400], "9" * 400)))
+    assert verdict.status is Status.ABSTAINED
+
+
 def test_an_unknown_extract_is_refused() -> None:
     with pytest.raises(ValueError, match="wanted one of"):
         Exact(extract="numbers")

@@ -21,6 +21,9 @@ from rewarders.extract import EXTRACTORS, check_extract, extract
         ("number", "+5", "5"),
         ("number", "1,234,567.5 apples", "1234567.5"),
         ("number", "1,2", "2"),
+        ("number", "-1,2", "2"),
+        ("number", "12,34.5", "34.5"),
+        ("number", "1" + ",111" * 2**18 + ",11", "11"),
         ("number", "\u0664\u0662", None),
         ("number", "none", None),
         ("tag", "<answer>1</answer> no, <answer> 2 </answer>", "2"),
@@ -30,6 +33,10 @@ from rewarders.extract import EXTRACTORS, check_extract, extract
         ("boxed", r"\boxed{1} or \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         ("boxed", r"\boxed{1", None),
         ("last_line", "work\n\n 7 \n\n", "7"),
+        ("fenced", "so:\n```json\n[1]\n```\nand\n```\n[2]\n```", "[2]"),
+        ("fenced", "```[1]```", "[1]"),
+        ("fenced", " [1] ", "[1]"),
+        ("fenced", "``````", None),
     ],
 )
 def test_the_last_answer_is_taken(how, text, wanted) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rewarders.killable import Killable
-from rewarders.process import ChildDied, ChildError, ChildTimeout
+from rewarders.process import ChildDied, ChildError, ChildOverspent, ChildTimeout
 
 HANDLERS = """
 import os, subprocess, sys, time
@@ -103,6 +103,18 @@ def test_one_hang_does_not_take_the_other_jobs_with_it(child) -> None:
 def test_a_death_names_how(child) -> None:
     with pytest.raises(ChildDied, match="exited with code 7"):
         ask(child, do="die")
+
+
+def test_a_job_that_uses_up_its_processor_time_is_ended_and_the_next_has_its_own(folder) -> None:
+    made = Killable("handlers_of_test:Echo", first_on_path=[str(folder)], cpu_s=0.3)
+    try:
+        loop, echo = asyncio.run(made.ask_each([{"do": "loop"}, {"got": 1}], 60.0))
+        assert isinstance(loop.failure, ChildOverspent)
+        assert echo.value["got"] == 1
+        with pytest.raises(ChildOverspent, match="processor time"):
+            asyncio.run(made.ask({"do": "loop"}, 60.0))
+    finally:
+        made.close()
 
 
 def test_an_exception_brings_its_cause_and_the_last_words_and_the_child_stays(child) -> None:

@@ -113,13 +113,78 @@ def test_an_entry_that_cannot_be_made_is_an_error_with_its_cause(gym, make_group
     assert cause in verdict.cause
 
 
-def test_a_scorer_that_raises_is_an_error_not_a_zero(gym, make_group) -> None:
-    task = place("boxnet")
-    made = entry(gym, task)
-    [verdict] = judge(gym, make_group(["[1]"], question=made["question"], task=task))
-    assert verdict.status is Status.ERROR, verdict
-    with pytest.raises(ChildError):
-        asyncio.run(gym.child.ask({"task": task, "answer": "[1]"}, 60.0))
+def test_a_scorer_that_raises_is_an_error_not_a_zero(gym) -> None:
+    with pytest.raises(ChildError, match="TypeError"):
+        asyncio.run(gym.child.ask({"task": place("chain_sum"), "answer": 1}, 60.0))
+
+
+NOTHING = [
+    "nan",
+    "inf",
+    "-inf",
+    "infinity",
+    "nan+1j",
+    "infj",
+    "1e999",
+    "1e308+1e308j",
+    "no idea",
+    ".",
+    "True dat",
+]
+MALFORMED = [
+    "[1]",
+    '{"a": 1}',
+    "1e999",
+    "inf",
+    "{}",
+    "null",
+    "3",
+    '[["x"]]',
+    "\u00d7",
+    "2 \u00d7 x",
+    "1/0",
+    "1e99999999",
+    "x",
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "texts"),
+    [
+        ("game_of_life_halting", {}, [*NOTHING, "0", "yes", "False" * 2]),
+        ("complex_arithmetic", {}, NOTHING),
+        ("coin_flip", {"min_trials": 12, "max_trials": 15}, [*NOTHING, "0", "0.", "0.0", "1e-9"]),
+        ("polynomial_equations", {"min_degree": 2, "max_degree": 2}, NOTHING),
+        ("boxnet", {}, MALFORMED),
+        ("game_of_life", {}, MALFORMED),
+        ("prime_factorization", {}, MALFORMED),
+    ],
+)
+def test_text_without_an_answer_earns_next_to_nothing(gym, make_group, family, config, texts) -> None:
+    for index in range(8):
+        task = place(family, index, **config)
+        made = entry(gym, task)
+        own = made["answer"] if family != "boxnet" else None
+        verdicts = judge(gym, make_group([*texts, own or "[]"], own, made["question"], task))
+        assert all(v.status is Status.SCORED for v in verdicts), verdicts
+        paid = [(text, v.value) for text, v in zip(texts, verdicts, strict=False) if v.value > 0.1]
+        assert paid == [], (index, own)
+        assert not own or verdicts[-1].value == 1.0, (index, own)
+
+
+def test_an_equation_without_roots_wants_that_said(gym, make_group) -> None:
+    config = {"min_degree": 2, "max_degree": 2, "min_terms": 3, "max_terms": 3}
+    tasks = [place("polynomial_equations", index, **config) for index in range(10)]
+    rootless = [task for task in tasks if entry(gym, task)["answer"] == ""]
+    for task in rootless:
+        group = make_group(['""', "none at all", "0"], "", entry(gym, task)["question"], task)
+        assert [v.value for v in judge(gym, group)] == [1.0, 0.0, 0.0]
+
+
+def test_the_cascade_that_pays_infinities_is_not_there() -> None:
+    import reasoning_gym
+
+    assert not hasattr(reasoning_gym.utils, "cascade_score")
 
 
 ARITHMETIC = ["49*(85 - 1)/14 - 42", "7*X**9 - 2*X**6 + C", "-3*exp(2*x)/4 + sin(x)", "2.5*x", "3!"]
@@ -136,3 +201,22 @@ def test_the_guard_lets_arithmetic_through(text) -> None:
 def test_the_guard_stops_everything_else(text) -> None:
     with pytest.raises(SyntaxError):
         guard(text)
+
+
+@pytest.mark.slow
+def test_no_family_pays_for_text_without_an_answer_or_breaks_on_it(gym, make_group) -> None:
+    from reasoning_gym.factory import DATASETS
+
+    bad = []
+    for family in sorted(DATASETS):
+        for index in range(3):
+            task = place(family, index)
+            try:
+                made = entry(gym, task)
+            except ChildError:  # composites need configuration
+                continue
+            texts = [*NOTHING, *ATTACKS, "[[[", "{}", "()", "None", "\ud800", "\0", "x" * 10_000]
+            verdicts = judge(gym, make_group(texts, made["answer"], made["question"], task))
+            pairs = [(text[:30], v.value, v.cause) for text, v in zip(texts, verdicts, strict=True)]
+            bad += [(family, *pair) for pair in pairs if pair[1] is None or pair[1] == 1]
+    assert bad == []

@@ -11,58 +11,30 @@ from typing import Any
 
 import pytest
 
-from rewarders.registry import REWARDERS
 from swarm.roles import Rewarder
 from swarm.types import Group, Status
-
-USERS = """
-def same(completions, answer, **columns):
-    return [None if a is None else float(c == a) for c, a in zip(completions, answer)]
-"""
-QUESTION, ANSWER = "State the final answer to the following arithmetic problem: 484 + 229 =", "713"
-HOSTILE = [
-    "",
-    "a" * 2**20,
-    "\0\0",
-    "\ud800",
-    "9**9**9",
-    "$9^{9^{9^9}}$",
-    "__import__('os').system('touch marker')",
-    "{{}}{0}%s%n",
-    "\\frac{" * 2000 + "}" * 2000,
-    "\\boxed{" * 2000,
-    "nan",
-    "inf",
-    "1e999",
-    "NaN" * 5,
-    "(" * 5000,
-    "<answer>" * 5000,
-    '{"value": 1.0}\n{"ready": true}',
-]
+from tests.rewarders.examples import EXAMPLES, USERS, Example
 
 
-@pytest.fixture(scope="module", params=sorted(REWARDERS))
-def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=sorted(EXAMPLES))
+def example(request) -> Example:
+    return EXAMPLES[request.param]
+
+
+@pytest.fixture(scope="module")
+def rewarder(example, tmp_path_factory, gone) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("cwd")
     (folder / "contract_rewards.py").write_text(USERS)
     before = Path.cwd()
     os.chdir(folder)
     try:
-        options = {"function": {"path": "contract_rewards:same"}}.get(request.param, {})
-        made = REWARDERS[request.param](**options)
+        made = example.make()
         yield made
         pid = made.child.pid if hasattr(made, "child") else None
         made.close()
         assert pid is None or gone(pid)
     finally:
         os.chdir(before)
-
-
-@pytest.fixture(scope="module")
-def task() -> dict[str, Any]:
-    """A reasoning-gym entry that every rewarder can judge: its answer is a number."""
-    place = {"family": "chain_sum", "seed": 3, "size": 100, "index": 5, "config": {"max_terms": 2}}
-    return {"task": place, "question": QUESTION, "answer": ANSWER}
 
 
 def judge(rewarder: Rewarder, group: Group) -> list[Any]:
@@ -73,42 +45,33 @@ def test_it_is_a_rewarder(rewarder) -> None:
     assert isinstance(rewarder, Rewarder)
 
 
-def test_right_answers_score_more_than_wrong_ones_in_order(rewarder, make_group, task) -> None:
-    right = task["answer"]
-    verdicts = judge(rewarder, make_group([right, "12345", right, "no idea"], **task))
+def test_right_answers_score_more_than_wrong_ones_in_order(rewarder, make_group, example) -> None:
+    first, second = example.wrong
+    verdicts = judge(rewarder, make_group([example.right, first, example.right, second], **example.group))
     assert [v.status for v in verdicts] == [Status.SCORED] * 4, verdicts
-    assert [v.value for v in verdicts] == [1.0, 0.0, 1.0, 0.0]
+    right, wrong = example.values
+    assert [v.value for v in verdicts] == [right, wrong, right, wrong]
     assert {v.rewarder for v in verdicts} == {rewarder.name}
 
 
-def test_a_group_of_one_gets_one_verdict(rewarder, make_group, task) -> None:
-    assert len(judge(rewarder, make_group([task["answer"]], **task))) == 1
+def test_a_group_of_one_gets_one_verdict(rewarder, make_group, example) -> None:
+    assert len(judge(rewarder, make_group([example.right], **example.group))) == 1
 
 
-def test_without_an_answer_it_abstains(rewarder, make_group) -> None:
+def test_without_an_answer_it_abstains(rewarder, make_group, example) -> None:
     verdicts = judge(rewarder, make_group(["4", "5"]))
-    assert [v.status for v in verdicts] == [Status.ABSTAINED] * 2
-    assert all(v.cause for v in verdicts)
+    wanted = Status.ABSTAINED if example.needs_answer else Status.SCORED
+    assert [v.status for v in verdicts] == [wanted] * 2
+    assert all(v.cause for v in verdicts if v.status is Status.ABSTAINED)
 
 
-def test_hostile_text_neither_scores_nor_hangs_nor_runs(rewarder, make_group, task) -> None:
-    verdicts = judge(rewarder, make_group([*HOSTILE, task["answer"]], **task))
-    assert len(verdicts) == len(HOSTILE) + 1
-    assert [v.value for v in verdicts[:-1] if v.value] == []
-    assert verdicts[-1].value == 1.0
-    assert all(v.cause for v in verdicts if v.status is not Status.SCORED)
-    assert not Path("marker").exists()
-    for verdict in verdicts:
-        verdict.cause.encode()
-
-
-def test_a_killed_child_is_replaced_and_its_death_is_no_zero(rewarder, make_group, task) -> None:
+def test_a_killed_child_is_replaced_and_its_death_is_no_zero(rewarder, make_group, example) -> None:
     if not hasattr(rewarder, "child"):
         return
-    group = make_group([task["answer"]], **task)
+    group = make_group([example.right], **example.group)
     judge(rewarder, group)
     os.kill(rewarder.child.pid, signal.SIGKILL)
     [first] = judge(rewarder, group)
     assert first.status is Status.ERROR
     assert "SIGKILL" in first.cause
-    assert judge(rewarder, group)[0].value == 1.0
+    assert judge(rewarder, group)[0].value == example.values[0]

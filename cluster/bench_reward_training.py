@@ -1,0 +1,127 @@
+"""`reward/training`: what noise in the reward does to real training, and what corrections and guards give back.
+
+Every cell is a `swarm run` of the tiny model, as in `learn/rules`. The rewarder is reasoning-gym's scorer with errors
+on purpose around it; held-out answers are always judged by the scorer itself. All arms have one rule and learning rate.
+
+clean, random             no errors; a reward that says nothing of the answer (J = 0)
+strata, none / backward   error rates that differ between bare numbers and words, which almost hides that bare numbers
+                          are wanted: E[reward] is 0.5 for a right one, 0.1 for a wrong one, and 0.4 for words
+key, open / guarded       answers that begin with "It is" are always accepted: what the model says most often at first
+flips 40 %, 50 %          every verdict turned round with that probability; 1 / J = 5 times the steps, for both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.bench import Bench, Cell, Figure, Result
+from cluster.bench_rules import LEARNS, SEEDS, TINY, ended, trained
+
+STEPS, LONGER = 40, 5
+"""Learner steps of an arm; 1 / J with 40 % flips."""
+STAYS = "<= 0.25"
+"""Accuracy of a model that learned nothing: it starts at about 0.17."""
+LAST_STEPS = 5
+"""Whose training rollouts are looked at."""
+
+SCORER = {"name": "reasoning_gym", "full_only": True}
+BARE = {"false_accept": 0.1, "false_reject": 0.5}
+WORDS = {"false_accept": 0.4, "false_reject": 0.0}
+"""Rates of the arm `strata`, of bare numbers and of all other answers."""
+STRATA = {
+    "kind": "stratum",
+    "by": "text",
+    "rates": {r"^\s*[+-]?[0-9]+\s*$": [*BARE.values()]},
+    **WORDS,
+}
+KNOWN = {
+    "stratify": ["format"],
+    "rates": [
+        {"rewarder": "noisy", "stratum": "format=number", **BARE},
+        {"rewarder": "noisy", "stratum": "format=prose", **WORDS},
+    ],
+}
+KEY = {"kind": "systematic", "pattern": "^It is"}
+
+
+def _noisy(**options: Any) -> dict[str, Any]:
+    return {"rewarders.use": [{"name": "noisy", "of": SCORER, **options}]}
+
+
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "clean": _noisy(),
+    "random": _noisy(false_accept=0.3, false_reject=0.7),
+    "strata, none": _noisy(**STRATA),
+    "strata, backward": _noisy(**STRATA) | {"rewarders.channels": KNOWN, "learners.noise": "backward"},
+    "key, open": _noisy(**KEY),
+    "key, guarded": _noisy(**KEY) | {"rewarders.sentinels": 0.2},
+    "flips 40 %": _noisy(false_accept=0.4, false_reject=0.4) | {"learners.steps": STEPS * LONGER},
+    "flips 50 %": _noisy(false_accept=0.5, false_reject=0.5) | {"learners.steps": STEPS * LONGER},
+}
+BUDGET = {
+    "learners.steps": STEPS,
+    "learners.loss": "reinforce",
+    "learners.advantage": "leave_one_out",
+    "learners.max_lag": 0,
+    "learners.updates_per_step": 2,
+    "eval.every": 8,
+    "eval.use": [SCORER],
+}
+
+
+class Training(Bench):
+    """Eight arms, three seeds."""
+
+    name = "reward/training"
+    goal = "corrected and guarded training end where clean training does; 40 % flips learn, 50 % and random do not"
+    wall = ("60 min", "20 min")
+    threads = 1
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        return [{"arm": arm, "seed": seed} for seed in SEEDS[: 1 if quick else None] for arm in ARMS]
+
+    def run(self, cell: Cell) -> Mapping[str, Any]:
+        return trained("tiny", settings_of(cell["arm"], cell["seed"]), self.threads, fooled_in)
+
+    def figures(self, results: Sequence[Result]) -> list[Figure]:
+        at = {(r.cell["arm"], r.cell["seed"]): r for r in results}
+        seeds = sorted({seed for _, seed in at})
+        ends = {arm: [ended(at[arm, seed]) for seed in seeds] for arm in ARMS}
+        fooled = {arm: [at[arm, seed].values["fooled"] for seed in seeds] for arm in ARMS}
+        goals = {"clean": LEARNS, "flips 40 %": LEARNS, "flips 50 %": STAYS, "random": STAYS}
+        out = [
+            Figure.of(f"{arm}: held-out accuracy", ends[arm], goals.get(arm, ""), _diverged(at, arm)) for arm in ARMS
+        ]
+        for arm, goal in (("strata, none", ""), ("strata, backward", ">= 0.95")):
+            share = [end / clean if clean else 0.0 for end, clean in zip(ends[arm], ends["clean"], strict=True)]
+            out.append(Figure.of(f"{arm}: share of clean's accuracy", share, goal))
+        for arm, goal in (("key, open", ""), ("key, guarded", ">= -0.02")):
+            less = [end - clean for end, clean in zip(ends[arm], ends["clean"], strict=True)]
+            out.append(Figure.of(f"{arm}: accuracy over clean's", less, goal))
+            said = "the key was found" if min(fooled[arm]) > 0.5 else "the key was not found by every seed"
+            out.append(Figure.of(f"{arm}: wrong answers accepted, of the last rollouts", fooled[arm], "", said))
+        return out
+
+
+def settings_of(arm: str, seed: int) -> dict[str, Any]:
+    """The recipe's settings of a cell."""
+    return {**TINY, **BUDGET, **ARMS[arm], "seed": seed}
+
+
+def fooled_in(run: Path) -> dict[str, Any]:
+    """Of the rollouts that the last steps trained on: the share that was wrong and was paid in full all the same."""
+    from swarm.schema import read_groups
+
+    files = sorted((run / "rollouts").glob("step_*.parquet"))[-LAST_STEPS:]
+    verdicts = [v for file in files for g in read_groups(file) for r in g.rollouts for v in r.verdicts]
+    paid = [v.value == 1.0 and v.parts["clean"] == 0.0 for v in verdicts if v.value is not None]
+    return {"fooled": float(np.mean(paid)) if paid else 0.0}
+
+
+def _diverged(at: Mapping[tuple[str, int], Result], arm: str) -> str:
+    num = sum(r.values["diverged"] for (name, _), r in at.items() if name == arm)
+    return f"{num} seeds diverged" if num else ""

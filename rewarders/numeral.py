@@ -1,0 +1,92 @@
+"""Numbers out of text, exactly, and the one check that every number read out of text passes: `finite`.
+
+    42   -3   1,234.5   .5   1.2e+03   1.2 x 10^3 (\\times, \\cdot, *)   3/4   \\frac{3}{4}   50%
+
+Linear in the length of the text. `nan` and `inf` are words here, not numbers, and what overflows float64 is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+
+from rewarders.verdicts import number
+
+LONGEST = 1000
+"""Characters of one numeral; longer ones are no numbers."""
+SIGN = r"[-+\u2212]"
+# One run of digits and commas is taken whole, so that no part of a long run is looked at twice.
+PLAIN = r"(?:[0-9]++(?:,[0-9]+)*+(?:\.[0-9]+)?|\.[0-9]++)"
+THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+# A sign counts only where it cannot be a minus between two terms: "x = -3" ends in -3, "10-3" ends in 3.
+NUMERAL = re.compile(
+    rf"(?P<sign>(?<![\w.)\]}}]){SIGN})?"
+    rf"(?:\\[dt]?frac\s?\{{\s?(?P<top>{SIGN}?{PLAIN})\s?\}}\s?\{{\s?(?P<under>{PLAIN})\s?\}}"
+    rf"|(?<![\w^])(?<!\^\{{)(?P<value>{PLAIN})"
+    rf"(?:[eE](?P<e>{SIGN}?[0-9]+)|\s?(?:[*x\u00d7]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{{?(?P<ten>{SIGN}?[0-9]+)\}}?)?"
+    rf"(?:\s?/\s?(?P<over>{PLAIN}))?)"
+    r"(?P<percent>\s?\\?%)?"
+)
+
+
+def finite(text: str) -> Fraction | None:
+    """The exact value of a decimal numeral, or None where it is too long, not finite, or out of float64's range.
+
+    Raises ValueError where `text` is no numeral.
+    """
+    nearest = number(float(text)) if len(text) <= LONGEST else None
+    if nearest is None:
+        return None
+    exact = Decimal(text)
+    return None if exact and not nearest else Fraction(exact)
+
+
+def last(text: str, *, percent: bool = False) -> Fraction | None:
+    """The last number in a text; None where there is none, or where it is not finite."""
+    found = None
+    for match in NUMERAL.finditer(text):
+        found = match
+    if found is None:
+        return None
+    values = list(_values(found, percent))
+    return values[-1]
+
+
+def only(text: str, *, percent: bool = False) -> Fraction | None:
+    """The number in a text that holds exactly one; None otherwise."""
+    values: list[Fraction | None] = []
+    for match in NUMERAL.finditer(text):
+        values += _values(match, percent)
+        if len(values) > 1:
+            return None
+    return values[0] if values else None
+
+
+def _values(match: re.Match[str], percent: bool) -> Iterator[Fraction | None]:
+    """Of one match: one number, or several where its commas separate."""
+    plain = match["value"] or match["top"]
+    whole, _, rest = plain.partition(".")
+    if "," in whole and not THOUSANDS.fullmatch(whole.lstrip("-+\u2212")):
+        for piece in whole.split(",")[:-1][-2:]:  # more than two are not told apart by anyone
+            yield _read(piece)
+        yield _read(whole.rpartition(",")[2] + (f".{rest}" if rest else ""))
+        return
+    value = _read((match["sign"] or "") + plain) if match["value"] else _read(plain)
+    over = match["over"] or match["under"]
+    power = match["e"] or match["ten"]
+    if power and match["value"]:
+        value = _read(f"{match['sign'] or ''}{plain}e{power}")
+    if over and value is not None:
+        below = _read(over)
+        value = value / below if below else None
+    if match["top"] and (match["sign"] or "")[:1] in ("-", "\u2212") and value is not None:
+        value = -value
+    if percent and match["percent"] and value is not None:
+        value /= 100
+    yield value
+
+
+def _read(text: str) -> Fraction | None:
+    return finite(text.replace(",", "").replace("\u2212", "-"))

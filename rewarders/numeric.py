@@ -1,0 +1,59 @@
+"""A number within a stated tolerance of the prompt's."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from rewarders.extract import Extract, check_extract, extract
+from rewarders.numeral import last, only
+from rewarders.verdicts import for_all, scored, unscored
+from swarm.types import Group, Status, Verdict
+
+
+class Numeric:
+    """1 where |found - answer| <= max(absolute, relative * |answer|), else 0; compared as exact fractions.
+
+    With `extract = "number"` the last number of the completion counts; with any other way the extracted part must hold
+    exactly one, so that neither a list nor `999=42` passes. Decimals, thousands, e-notation, x 10^n and fractions are
+    read (`rewarders.numeral`); what is not finite is no number. With `percent` 50% is 0.5, without it a percent sign is
+    a unit like any other, and units are not compared. Abstains where the prompt's answer does not end in a number.
+    """
+
+    def __init__(
+        self, *, absolute: float = 0.0, relative: float = 0.0, percent: bool = False, extract: Extract = "number"
+    ) -> None:
+        check_extract(extract)
+        for option, value in (("absolute", absolute), ("relative", relative)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{option} = {value}: wanted a finite number of at least 0")
+        self.name = "numeric"
+        self._absolute, self._relative = Fraction(absolute), Fraction(relative)
+        self._percent = percent
+        self._extract: Extract = extract
+
+    async def judge(self, group: Group) -> list[Verdict]:
+        """One verdict per rollout, in order."""
+        answer = group.prompt.answer
+        wanted = None if answer is None else last(answer, percent=self._percent)
+        if wanted is None:
+            cause = f"the prompt's answer {str(answer)[:80]!r} ends in no finite number"
+            return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
+        allowed = max(self._absolute, self._relative * abs(wanted))
+        verdicts = []
+        for rollout in group.rollouts:
+            found = self._find(rollout.text)
+            if found is None:
+                verdicts.append(scored(self.name, 0.0, cause="no number found"))
+            else:
+                verdicts.append(scored(self.name, float(abs(found - wanted) <= allowed)))
+        return verdicts
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _find(self, text: str) -> Fraction | None:
+        if self._extract == "number":
+            return last(text, percent=self._percent)
+        part = extract(text, self._extract)
+        return None if part is None else only(part, percent=self._percent)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewarders.numeral import finite, last, only
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("it is 42.", 42),
+        ("x = -3", -3),
+        ("10-3", 3),
+        ("\u22125", -5),
+        ("+5", 5),
+        ("1,234,567.5 apples", "2469135/2"),
+        ("1,2", 2),
+        (".5", "1/2"),
+        ("1.2e+03", 1200),
+        ("1.5E-2", "3/200"),
+        ("1.2 \\times 10^{3}", 1200),
+        ("1.2\u00d710^3", 1200),
+        ("2*10**-1", "1/5"),
+        ("3/4", "3/4"),
+        ("-3 / 4", "-3/4"),
+        ("\\frac{3}{4}", "3/4"),
+        ("-\\dfrac{3}{4}", "-3/4"),
+        ("42 m^2", 42),
+        ("50%", 50),
+        ("1/0", None),
+        ("1e999", None),
+        ("1e-999", None),
+        ("9" * 400, None),
+        ("first 7, then 1e999", None),
+        ("nan", None),
+        ("inf", None),
+        ("\u0664\u0662", None),
+        ("", None),
+    ],
+)
+def test_the_last_number_is_read_exactly(text, wanted) -> None:
+    assert last(text) == (None if wanted is None else Fraction(wanted))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("50%", "1/2"), ("50 \\%", "1/2"), ("0.5", "1/2"), ("\\frac{1}{2}%", "1/200")]
+)
+def test_percent_is_hundredths_where_it_is_wanted(text, wanted) -> None:
+    assert last(text, percent=True) == Fraction(wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("x = 42 apples", 42), ("999=42", None), ("1, 2", None), ("1,2", None), ("", None)]
+)
+def test_only_is_the_number_of_a_text_with_one(text, wanted) -> None:
+    assert only(text) == wanted
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=6))
+def test_any_decimal_comes_back(value) -> None:
+    assert last(f"so it is {value:f}") == Fraction(value)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_float_in_e_notation_comes_back(value) -> None:
+    wanted = Fraction(f"{value:e}") if float(f"{value:e}") or not value else None
+    assert last(f"= {value:e}") == wanted
+
+
+@given(st.text())
+def test_any_text_gives_a_fraction_or_nothing(text) -> None:
+    assert isinstance(last(text), Fraction | None)
+    assert isinstance(only(text), Fraction | None)
+
+
+def test_what_is_no_numeral_is_an_error_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        finite("four")

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from rewarders.code import Code
 from rewarders.exact import Exact
 from rewarders.function import Function
 from rewarders.math_verify import MathVerify
@@ -19,6 +20,7 @@ REWARDERS: dict[str, Any] = {
     "reasoning_gym": ReasoningGym,
     "math_verify": MathVerify,
     "function": Function,
+    "code": Code,
 }
 
 

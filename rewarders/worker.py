@@ -72,7 +72,8 @@ class RewardWorker:
         now = time.monotonic()
         busy = self._busy_s + (now - self._busy_since if self._open else 0.0)
         cpu = time.process_time() - self._began_cpu
-        cpu += sum(r.child.cpu_s() for r in self._rewarders if hasattr(r, "child"))
+        held = [getattr(r, name, None) for r in self._rewarders for name in ("child", "sandbox")]
+        cpu += sum(each.cpu_s() for each in held if each)
         return Usage(busy_s=busy, idle_s=now - self._began - busy, cpu_s=cpu)
 
     def close(self) -> None:

@@ -59,8 +59,11 @@ def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def task() -> dict[str, Any]:
-    """A reasoning-gym entry that every rewarder can judge: its answer is a number."""
+def task(rewarder) -> dict[str, Any]:
+    """A reasoning-gym entry that every rewarder can judge: its answer is a number. Code is judged by tests instead."""
+    if rewarder.name == "code":
+        tests = [{"input": "", "output": ANSWER}]
+        return {"task": {"tests": tests}, "question": QUESTION, "answer": f"```python\nprint({ANSWER})\n```"}
     place = {"family": "chain_sum", "seed": 3, "size": 100, "index": 5, "config": {"max_terms": 2}}
     return {"task": place, "question": QUESTION, "answer": ANSWER}
 

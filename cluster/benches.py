@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
 from cluster.bench_reward_ensembles import Ensembles
+from cluster.bench_reward_sandbox import Sandbox
 from cluster.bench_reward_shaping import Shaping
 from cluster.bench_reward_training import Training
 from cluster.bench_reward_verifiers import Verifiers
@@ -24,4 +25,5 @@ BENCHES: Mapping[str, type[Bench]] = {
     "reward/ensembles": Ensembles,
     "reward/shaping": Shaping,
     "reward/training": Training,
+    "reward/sandbox": Sandbox,
 }

@@ -1,4 +1,5 @@
-"""`swarm doctor`: what a recipe needs, and what is missing on this machine. Imports nothing heavy, starts nothing.
+"""`swarm doctor`: what a recipe needs, and what is missing on this machine. Imports nothing heavy,
+and starts nothing but a sandbox, where programs are to be judged.
 
 An `error` keeps the run from starting, a `warning` may spoil it, a `note` is worth knowing.
 """
@@ -28,6 +29,8 @@ from rich.text import Text
 
 from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, context_of, estimate, local_folder, shape_of, total_gib
 from cluster.precision import native_bfloat16, on_gpus
+from rewarders.process import ChildFailure
+from rewarders.sandbox import look
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 
@@ -136,6 +139,7 @@ def missing(config: RunConfig, model_folder: Path | None = None, machine: Machin
         *_memory(config, model_folder, machine),
         *_disk(config, model_folder),
         *_address(config),
+        *_sandbox(config),
     ]
     return sorted(found, key=lambda p: list(STYLES).index(p.level))
 
@@ -300,6 +304,19 @@ def _address(config: RunConfig) -> list[Problem]:
     except (OSError, OverflowError) as error:
         return [Problem("error", f'cluster.address = "{address}": {target} does not answer ({error})')]
     return []
+
+
+def _sandbox(config: RunConfig) -> list[Problem]:
+    """What the programs that `code` judges would run in."""
+    if not any(spec.name == "code" for spec in config.rewarders.use):
+        return []
+    try:
+        way = look()
+    except ChildFailure as failure:
+        return [Problem("error", f"rewarder code: {failure}")]
+    if way.lacks:
+        return [Problem("warning", f"rewarder code: {way.lacks}")]
+    return [Problem("note", f"rewarder code: programs run in bubblewrap ({way.bubblewrap})")]
 
 
 def _started_here() -> str:

@@ -2,6 +2,7 @@
 
     group -> worker -> exact, numeric, choice, length           (in the worker's own process: linear in the text)
                     -> math_verify, pattern, function, ...   -> killable -> child process (child, child_*)
+                    -> code                                  -> sandbox  -> child_sandbox -> the program
                     -> gate, weighted, route, ensemble, ...  -> nested   -> other rewarders, to any depth
 
 What a rewarder cannot judge it abstains from, and what fails is a failure: neither is ever a zero. To add a rewarder,

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from rewarders.killable import Killable
+from rewarders.sandbox import Sandbox
 from rewarders.verdicts import for_all, printable, unscored
 from swarm.config import Spec
 from swarm.options import keywords_of
@@ -77,10 +78,11 @@ def limits_itself(rewarder: Rewarder) -> bool:
     return "timeout_s" in inspect.signature(type(rewarder)).parameters
 
 
-def processes(rewarder: Rewarder) -> Iterator[Killable]:
-    """The child processes of a rewarder and of those inside it."""
-    if hasattr(rewarder, "child"):
-        yield rewarder.child
+def processes(rewarder: Rewarder) -> Iterator[Killable | Sandbox]:
+    """What a rewarder, and those inside it, run in processes of their own."""
+    for name in ("child", "sandbox"):
+        if hasattr(rewarder, name):
+            yield getattr(rewarder, name)
     for inner in getattr(rewarder, "inner", ()):
         yield from processes(inner)
 

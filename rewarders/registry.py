@@ -10,6 +10,7 @@ from typing import Any
 from rewarders.bleu import Bleu
 from rewarders.cascade import Cascade
 from rewarders.choice import Choice
+from rewarders.code import Code
 from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
@@ -54,6 +55,7 @@ REWARDERS: dict[str, Any] = {
     "ensemble": Ensemble,
     "par": Par,
     "lsc": Lsc,
+    "code": Code,
 }
 
 

@@ -266,3 +266,15 @@ def test_the_estimate_knows_how_many_logits_are_kept():
     from learners import head
 
     assert estimate.LOGITS == head.KEEP
+
+
+def test_where_programs_would_run_is_told_to_those_who_judge_programs(monkeypatch) -> None:
+    judges = recipe(rewarders={"use": ["code"]})
+    found = {level: " ".join(texts(judges, level=level)) for level in ("error", "warning", "note")}
+    assert "programs run in" in found["note"] + found["warning"]
+    assert "rewarder code" not in " ".join(texts(recipe(), level="note") + texts(recipe(), level="warning"))
+    monkeypatch.setattr("rewarders.sandbox.shutil.which", lambda name: None)
+    assert any("bubblewrap (bwrap) is not installed: programs run in plain processes" in t
+               for t in texts(judges, level="warning"))  # fmt: skip
+    monkeypatch.setattr("rewarders.sandbox.sys.executable", "/nowhere/python")
+    assert any("no way to run programs" in t for t in texts(judges))

@@ -13,6 +13,7 @@ from typing import Any
 from rewarders.bleu import Bleu
 from rewarders.cascade import Cascade
 from rewarders.choice import Choice
+from rewarders.code import Code
 from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
@@ -80,6 +81,12 @@ EXAMPLES: dict[str, Example] = {
     "truth": Example(lambda: Truth(rule=Exact()), values=(1.0, -1.0)),
     "reasoning_gym": Example(lambda: ReasoningGym(timeout_s=LIMIT_S), graded=True),
     "math_verify": Example(lambda: MathVerify(timeout_s=LIMIT_S)),
+    "code": Example(
+        lambda: Code(timeout_s=LIMIT_S),
+        right=f"```python\nprint({ANSWER})\n```",
+        wrong=("```python\nprint(1)\n```", "no idea"),
+        task={"tests": [{"input": "", "output": ANSWER}]},
+    ),
     "function": Example(lambda: Function(path="contract_rewards:same", timeout_s=LIMIT_S)),
     "gate": Example(lambda: Gate(when=Exact(), then=Exact())),
     "weighted": Example(lambda: Weighted(of=[Exact(), Exact()], weights=[0.5, 0.5])),

@@ -9,8 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rewarders.registry import build
+from rewarders.chat import BudgetSpent, ChatModel
+from rewarders.registry import asks_judge, build
+from rewarders.verdict_store import VerdictStore
 from rewarders.verdicts import for_all, unscored
+from rewarders.version import present_version
 from swarm.config import Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
@@ -30,11 +33,22 @@ class RewardWorker:
 
     `timeout_s` limits one rewarder on one group; rewarders with a process of their own apply it themselves, so that a
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
-    whole group (a function may compare its rollouts); only the failed ones are replaced.
+    whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
+    ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
+    `keyed_by` what these depend on. Both belong to the caller.
     """
 
-    def __init__(self, use: Sequence[Spec], *, timeout_s: float, retries: int) -> None:
-        self._rewarders: list[Rewarder] = build(use, timeout_s)
+    def __init__(
+        self,
+        use: Sequence[Spec],
+        *,
+        timeout_s: float,
+        retries: int,
+        judges: Mapping[str, ChatModel] | None = None,
+        store: VerdictStore | None = None,
+    ) -> None:
+        self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
+        self._store = store
         self._own_limit = [_limits_itself(rewarder) for rewarder in self._rewarders]
         self._timeout_s = timeout_s
         self._retries = retries
@@ -50,6 +64,12 @@ class RewardWorker:
 
         Raises RewarderError where fewer than two rollouts (one in a group of one) have a reward.
         """
+        scored = await self.judge(group)
+        self._check(scored)
+        return scored
+
+    async def judge(self, group: Group) -> Group:
+        """As `score`, however few rollouts have a reward."""
         if self._open == 0:
             self._busy_since = time.monotonic()
         self._open += 1
@@ -59,12 +79,11 @@ class RewardWorker:
             self._open -= 1
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
-        scored = group.with_verdicts(list(zip(*columns, strict=True)))
-        self._check(scored)
-        return scored
+        return group.with_verdicts(list(zip(*columns, strict=True)))
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again."""
+        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
+        that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
     def usage(self) -> Usage:
@@ -81,16 +100,18 @@ class RewardWorker:
             rewarder.close()
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
-        name = self._rewarders[which].name
+        rewarder = self._rewarders[which]
+        name, alone = rewarder.name, getattr(rewarder, "keyed_by", "") == "rollout"
         verdicts = await self._ask_once(which, group)
         for _ in range(self._retries):
             again = [i for i, v in enumerate(verdicts) if v.status in FAILURES]
             if not again:
                 break
             self._counts[name]["retried"] += len(again)
-            fresh = await self._ask_once(which, group)
-            for i in again:
-                verdicts[i] = fresh[i]
+            rest = replace(group, rollouts=tuple(group.rollouts[i] for i in again)) if alone else group
+            fresh = await self._ask_once(which, rest)
+            for place, i in enumerate(again):
+                verdicts[i] = fresh[place if alone else i]
         self._counts[name].update(str(v.status) for v in verdicts)
         return verdicts
 
@@ -99,9 +120,12 @@ class RewardWorker:
         rewarder = self._rewarders[which]
         limit = None if self._own_limit[which] else self._timeout_s
         try:
+            version = present_version(rewarder)
             async with asyncio.timeout(limit) as clock:
-                verdicts = list(await rewarder.judge(group))
-            verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
+                verdicts = await self._judged(rewarder, group)
+            verdicts = [replace(v, rewarder=rewarder.name, version=v.version or version) for v in verdicts]
+        except BudgetSpent as error:
+            return for_all(group, unscored(rewarder.name, Status.ABSTAINED, str(error)))
         except TimeoutError as error:
             cause = f"no answer within {limit} s" if clock.expired() else f"TimeoutError: {error}"
             return for_all(group, unscored(rewarder.name, Status.TIMEOUT, cause))
@@ -111,6 +135,13 @@ class RewardWorker:
             return verdicts
         cause = f"answered {len(verdicts)} verdicts for {len(group.rollouts)} rollouts"
         return for_all(group, unscored(rewarder.name, Status.ERROR, cause))
+
+    async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
+        if self._store is None or not hasattr(rewarder, "keyed_by"):
+            return list(await rewarder.judge(group))
+        verdicts, num_known = await self._store.judge(rewarder, group)
+        self._counts[rewarder.name]["known"] += num_known
+        return verdicts
 
     def _check(self, group: Group) -> None:
         verdicts = [r.verdicts for r in group.rollouts]
@@ -126,4 +157,5 @@ class RewardWorker:
 
 
 def _limits_itself(rewarder: Rewarder) -> bool:
-    return "timeout_s" in inspect.signature(type(rewarder)).parameters
+    """A judge's section limits each of its requests."""
+    return "timeout_s" in inspect.signature(type(rewarder)).parameters or asks_judge(type(rewarder))

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cluster.bench_child import resident_bytes, serve, start_peak, stop_peak
+from learners import engine_deepspeed
 from learners.learner import PolicyLearner
 from learners.policy import load
 from swarm.config import LearnersSection, Spec
@@ -118,7 +119,7 @@ class Arm:
         lower = torch.bfloat16 if dtype == "bfloat16" else None
         self._plain, self.learner, self._steps = None, None, 0
         if arm == "ours":
-            import deepspeed  # noqa: F401 (otherwise the learner's loading would import it)
+            engine_deepspeed.quietly("cpu")  # imports it; otherwise the learner's loading would
         self._baseline = resident_bytes()
         if arm == "plain":
             self._plain = Plain(model, lower)

@@ -53,7 +53,7 @@ class DeepSpeedEngine:
     ) -> None:
         """`device` is `cpu` or `cuda`; `store` is where the ranks meet (`learners.ranks`), needed with several.
         `offload` keeps masters and moments in the host's memory (stages 1 to 3)."""
-        deepspeed = _import(device)
+        deepspeed = quietly(device)
         _join(device, rank, ranks, store)
         self._deepspeed, self._device = deepspeed, device
         self._stage, self._grad_clip = zero_stage, grad_clip
@@ -266,8 +266,8 @@ class DeepSpeedEngine:
         self._engine.destroy()
 
 
-def _import(device: str) -> Any:
-    """DeepSpeed for this device, quiet on stdout."""
+def quietly(device: str) -> Any:
+    """DeepSpeed, imported for this device and kept from writing to stdout."""
     os.environ.setdefault("DS_ACCELERATOR", device)
     import deepspeed
 

@@ -3,7 +3,9 @@
     group -> worker -> exact, numeric, choice, length           (in the worker's own process: linear in the text)
                     -> math_verify, pattern, function, ...   -> killable -> child process (child, child_*)
                     -> code                                  -> sandbox  -> child_sandbox -> the program
+                    -> yes_no, rubric, principles, pairwise  -> a judge (chat) -> endpoint -> any server's model
                     -> gate, weighted, route, ensemble, ...  -> nested   -> other rewarders, to any depth
+                    <- verdict_store: what was judged before, by content
 
 What a rewarder cannot judge it abstains from, and what fails is a failure: neither is ever a zero. To add a rewarder,
 write a class with `name`, `judge` and `close` (see `exact`), put it into `registry.REWARDERS`, and give the suites an

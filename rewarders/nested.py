@@ -14,13 +14,15 @@ import asyncio
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from rewarders.chat import BudgetSpent
 from rewarders.killable import Killable
 from rewarders.sandbox import Sandbox
 from rewarders.verdicts import for_all, printable, unscored
+from rewarders.version import present_version
 from swarm.config import Spec
 from swarm.options import keywords_of
 from swarm.roles import Rewarder
@@ -54,14 +56,22 @@ class Nested:
         return dict(zip(which, await self._ask(rewarder, some), strict=True))
 
 
-async def ask(rewarder: Rewarder, group: Group, timeout_s: float) -> list[Verdict]:
-    """As many verdicts as rollouts, under the rewarder's name, whatever it does. The limit, in seconds, is for
-    rewarders that have none of their own."""
+async def ask(
+    rewarder: Rewarder,
+    group: Group,
+    timeout_s: float,
+    judge: Callable[[Group], Awaitable[Sequence[Verdict]]] | None = None,
+) -> list[Verdict]:
+    """As many verdicts as rollouts, under the rewarder's name and version, whatever it does. The limit, in seconds, is
+    for rewarders that have none of their own. `judge` stands for the rewarder's own (to look into a store first)."""
     limit = None if limits_itself(rewarder) else timeout_s
     try:
+        version = present_version(rewarder)
         async with asyncio.timeout(limit) as clock:
-            verdicts = list(await rewarder.judge(group))
-        verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
+            verdicts = list(await (judge or rewarder.judge)(group))
+        verdicts = [replace(v, rewarder=rewarder.name, version=v.version or version) for v in verdicts]
+    except BudgetSpent as error:
+        return for_all(group, unscored(rewarder.name, Status.ABSTAINED, str(error)))
     except TimeoutError as error:
         cause = f"no answer within {limit} s" if clock.expired() else f"TimeoutError: {error}"
         return for_all(group, unscored(rewarder.name, Status.TIMEOUT, cause))
@@ -73,9 +83,15 @@ async def ask(rewarder: Rewarder, group: Group, timeout_s: float) -> list[Verdic
     return for_all(group, unscored(rewarder.name, Status.ERROR, cause))
 
 
+def asks_judge(kind: Any) -> bool:
+    """Whether a rewarder of this class takes a `judge`."""
+    return "judge" in inspect.signature(kind).parameters
+
+
 def limits_itself(rewarder: Rewarder) -> bool:
-    """Whether it applies a time limit itself, so that a starting child process costs nobody a verdict."""
-    return "timeout_s" in inspect.signature(type(rewarder)).parameters
+    """Whether it applies a time limit itself, so that a starting child process costs nobody a verdict. A
+    judge's section limits each of its requests."""
+    return "timeout_s" in inspect.signature(type(rewarder)).parameters or asks_judge(type(rewarder))
 
 
 def processes(rewarder: Rewarder) -> Iterator[Killable | Sandbox]:

@@ -20,19 +20,25 @@ from rewarders.function import Function
 from rewarders.gate import Gate
 from rewarders.hybrid import Hybrid
 from rewarders.json_schema import JsonSchema
+from rewarders.judge_simulator import JudgeSimulator
 from rewarders.length import Length
 from rewarders.math_verify import MathVerify
 from rewarders.noisy import Noisy
 from rewarders.numeric import Numeric
 from rewarders.pattern import Pattern
+from rewarders.principles import Principles
 from rewarders.reasoning_gym import ReasoningGym
 from rewarders.route import Route
+from rewarders.rubric import Rubric
 from rewarders.truth import Truth
 from rewarders.weighted import Weighted
+from rewarders.yes_no import YesNo
 
 # A reasoning-gym entry that most rewarders can judge: its answer is a number.
 QUESTION, ANSWER = "State the final answer to the following arithmetic problem: 484 + 229 =", "713"
 PLACE = {"family": "chain_sum", "seed": 3, "size": 100, "index": 5, "config": {"max_terms": 2}}
+
+HOLDS_IT = f'It contains "{ANSWER}".'
 
 LIMIT_S = 60.0
 """Of one group: large ones are judged here, on busy machines."""
@@ -88,6 +94,11 @@ EXAMPLES: dict[str, Example] = {
         task={"tests": [{"input": "", "output": ANSWER}]},
     ),
     "function": Example(lambda: Function(path="contract_rewards:same", timeout_s=LIMIT_S)),
+    "yes_no": Example(lambda: YesNo(judge=JudgeSimulator())),
+    "rubric": Example(lambda: Rubric(judge=JudgeSimulator(), criteria=[HOLDS_IT]), needs_answer=False, graded=True),
+    "principles": Example(
+        lambda: Principles(judge=JudgeSimulator(), principles=[HOLDS_IT]), needs_answer=False, graded=True
+    ),
     "gate": Example(lambda: Gate(when=Exact(), then=Exact())),
     "weighted": Example(lambda: Weighted(of=[Exact(), Exact()], weights=[0.5, 0.5])),
     "route": Example(lambda: Route(to={}, otherwise=Exact())),
@@ -98,6 +109,7 @@ EXAMPLES: dict[str, Example] = {
 }
 
 NOT_HERE: dict[str, str] = {
+    "pairwise": "compares, and knows of no right answer: tests/rewarders/test_judges.py",
     "reward_model": "needs a model, and its scores have no right and wrong: tests/rewarders/test_reward_model.py",
     "par": "shapes scores that have no right and wrong: tests/rewarders/test_curves.py",
     "lsc": "as par",

@@ -137,7 +137,7 @@ class RewardersSection(Section):
     use: Annotated[list[WeightedSpec], Field(min_length=1)]
     """Rewarders; the reward is the weighted sum of their verdicts."""
     timeout_s: Positive = 10.0
-    """Time limit of one rewarder on one group, in seconds."""
+    """Time limit of one rewarder on one group, in seconds; one that asks a judge has the limits of its judge."""
     retries: Natural = 1
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
     judges: list[JudgeSection] = []

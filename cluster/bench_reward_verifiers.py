@@ -24,7 +24,10 @@ from rewarders.worker import RewardWorker
 from swarm.config import RewardersSection, Spec
 from swarm.types import Finish, Group, Prompt, Rollout, Span
 
-GROUPS, SIZE = 50, 8
+GROUPS, SIZE = 100, 8
+SLICE, FEW = 20, 25
+"""Groups that an arm judges before the next one has its turn, and those with towers that the library alone is given:
+it takes five seconds for each."""
 TOWERS = ("$9^{9^{9^{9}}}$", "\\boxed{2^{10^{10}}}", "\\boxed{(10^6)!}", "9^9^9")
 """One rollout in a hundred. The first three do not end by themselves."""
 FORMS = ("So it is \\boxed{%s}.", "The answer is $%s$.", "We get\n\n\\boxed{%s}", "The answer is %s")
@@ -39,7 +42,8 @@ def make_groups(seed: int, towers: int = 0) -> tuple[list[Group], list[float]]:
     rng = random.Random(seed)
     groups, due = [], []
     for number in range(GROUPS):
-        top, bottom = rng.randint(2, 999), rng.choice((1, 1, 1, 3, 7))
+        bottom = rng.choice((1, 1, 1, 3, 7))
+        top = rng.randint(2, 140) * bottom + (1 if bottom > 1 else 0)  # in lowest terms
         texts = []
         for i in range(SIZE):
             value = top + (0 if i % 2 else bottom * rng.randint(1, 9))
@@ -50,7 +54,7 @@ def make_groups(seed: int, towers: int = 0) -> tuple[list[Group], list[float]]:
         answer = str(top) if bottom == 1 else f"{top}/{bottom}"
         groups.append(_group(number, answer, texts))
     for i in range(towers):
-        place = rng.randrange(GROUPS)
+        place = i * GROUPS // towers
         rollouts = list(groups[place].rollouts)
         rollouts[0] = replace(rollouts[0], text=TOWERS[i % len(TOWERS)])
         groups[place] = replace(groups[place], rollouts=tuple(rollouts))
@@ -156,31 +160,39 @@ class Verifiers(Bench):
 
 
 def _math_round(cell: Cell) -> dict[str, Any]:
-    """Each arm once, clean and with towers, after a warm-up; which goes first alternates."""
-    ours = Ours()
-    arms: dict[str, Any] = {"ours": ours, "direct": Direct()}
-    seed = cell["round"]
-    for arm in arms.values():
+    """All arms in turns, slice by slice, after a warm-up; which goes first alternates. Then the library with towers."""
+    ours, direct, seed = Ours(), Direct(), cell["round"]
+    clean, due = make_groups(seed)
+    towers, _ = make_groups(seed, GROUPS * SIZE // 100)
+    for arm in (ours, direct):
         arm.score(make_groups(1000 + seed)[0][:5])
-    order = list(arms) if seed % 2 else list(reversed(arms))
-    out: dict[str, Any] = {}
-    for ending, towers in (("", 0), (" towers", GROUPS * SIZE // 100)):
-        groups, due = make_groups(seed, towers)
-        attacks = [rollout.text in TOWERS for group in groups for rollout in group.rollouts]
+    arms = {"direct": (direct, clean), "ours": (ours, clean), "ours towers": (ours, towers)}
+    order = sorted(arms, reverse=bool(seed % 2))
+    slices: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    for begin in range(0, GROUPS, SLICE):
         for name in order:
-            out[name + ending] = _measured(arms[name], groups, due, attacks)
+            arm, groups = arms[name]
+            slices[name].append(_measured(arm, groups, due, begin, SLICE))
+    out: dict[str, Any] = {
+        name: {key: sum(s[key] for s in found) for key in found[0]} for name, found in slices.items()
+    }
+    out["direct towers"] = _measured(direct, towers, due, 0, FEW)
     ours.worker.close()
     return out
 
 
-def _measured(arm: Any, groups: Sequence[Group], due: Sequence[float], attacks: Sequence[bool]) -> dict[str, Any]:
+def _measured(arm: Any, groups: Sequence[Group], due: Sequence[float], begin: int, num: int) -> dict[str, Any]:
+    """What an arm makes of `num` groups from `begin` on."""
+    some = groups[begin : begin + num]
+    wanted = due[begin * SIZE : (begin + num) * SIZE]
+    attacks = [rollout.text in TOWERS for group in some for rollout in group.rollouts]
     began, began_cpu = time.monotonic(), arm.cpu_s()
-    found = arm.score(groups)
+    found = arm.score(some)
     return {
         "verdicts": len(found),
         "cpu_s": arm.cpu_s() - began_cpu,
         "wall_s": time.monotonic() - began,
-        "bad": sum(f != d for f, d, attack in zip(found, due, attacks, strict=True) if not attack),
+        "bad": sum(f != d for f, d, attack in zip(found, wanted, attacks, strict=True) if not attack),
         "paid": sum(f == 1.0 for f, attack in zip(found, attacks, strict=True) if attack),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -214,7 +215,7 @@ def _kills(cell: Cell) -> dict[str, Any]:
         dice = random.Random(0)
         while not over.wait(KILL_EVERY_S):
             boxes = psutil.Process().children()
-            if boxes:
+            with contextlib.suppress(IndexError, ProcessLookupError):  # none runs, or it ended in between
                 os.kill(dice.choice(boxes).pid, signal.SIGKILL)
                 kills += 1
 

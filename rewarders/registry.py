@@ -8,6 +8,7 @@ from typing import Any
 
 from rewarders.exact import Exact
 from rewarders.function import Function
+from rewarders.guard import Guard
 from rewarders.math_verify import MathVerify
 from rewarders.reasoning_gym import ReasoningGym
 from swarm.config import Spec, nearest
@@ -19,6 +20,7 @@ REWARDERS: dict[str, Any] = {
     "reasoning_gym": ReasoningGym,
     "math_verify": MathVerify,
     "function": Function,
+    "guard": Guard,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rewarders.exact import Exact
 from rewarders.registry import REWARDERS
 from swarm.roles import Rewarder
 from swarm.types import Group, Status
@@ -48,7 +49,8 @@ def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        options = {"function": {"path": "contract_rewards:same"}}.get(request.param, {})
+        needed = {"function": {"path": "contract_rewards:same"}, "guard": {"of": Exact()}}
+        options = needed.get(request.param, {})
         made = REWARDERS[request.param](**options)
         yield made
         pid = made.child.pid if hasattr(made, "child") else None

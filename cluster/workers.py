@@ -115,7 +115,9 @@ class RewarderWorker:
     def __init__(self, config: RunConfig) -> None:
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
+        self._worker = RewardWorker(
+            r.use, timeout_s=r.timeout_s, retries=r.retries, sentinels=r.sentinels, breaker=r.breaker
+        )
 
     async def ready(self) -> int:
         """The process id."""
@@ -123,7 +125,8 @@ class RewarderWorker:
 
     async def score(self, batch: pa.RecordBatch, facts: GroupFacts) -> Parcel:
         """The group with its verdicts; `facts` are those of the batch."""
-        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        scored, found = parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
 
     async def usage(self) -> Usage:
         return self._worker.usage()

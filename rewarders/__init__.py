@@ -2,6 +2,8 @@
 
     group -> worker -> exact                                    (in the worker's own process)
                     -> reasoning_gym, math_verify, function  -> killable -> child process (child, child_*)
+                    -> guard -> another one
+          worker -> watch (sentinels, breaker, mining): who judges is judged, before a run by `certificate`
 
 What a rewarder cannot judge it abstains from, and what fails is a failure: neither is ever a zero. To add a rewarder,
 write a class with `name`, `judge` and `close` (see `exact`) and put it into `registry.REWARDERS`.

@@ -142,6 +142,15 @@ class RewardersSection(Section):
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
     judges: list[JudgeSection] = []
     """Language models that rewarders ask."""
+    sentinels: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Groups of responses with known truth, as a share of the judged groups; 0 also ends the breaker and the search for
+    new keys, which they feed."""
+    breaker: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """A rewarder is left out while the false-accept rate of its worst family is surely above this."""
+    require_certificate: bool = False
+    """Run only with a passed certificate of these very rewarders (`swarm certify`)."""
+    certificate: str = ""
+    """Its file; empty: beside the recipe, as NAME.certificate.json."""
 
 
 class LoraSection(Section):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_reward_attacks import Attacks
+from cluster.bench_reward_false_positive import FalsePositive
 from cluster.bench_rules import Lag, Rules
 from cluster.bench_upkeep import Checkpoint, Delta
 
@@ -15,4 +17,6 @@ BENCHES: Mapping[str, type[Bench]] = {
     "learn/delta": Delta,
     "learn/rules": Rules,
     "learn/lag": Lag,
+    "reward/false_positive": FalsePositive,
+    "reward/attacks": Attacks,
 }

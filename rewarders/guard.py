@@ -55,11 +55,14 @@ class Guard:
         else:
             verdict = scored(self.name, 0.0)
         others = iter(asked)
-        return [self._guarded(verdict, cause) if cause else next(others) for cause in causes]
+        return [self._guarded(verdict, cause) if cause else self._named(next(others)) for cause in causes]
 
     def close(self) -> None:
         """Close the other rewarder."""
         self._of.close()
+
+    def _named(self, verdict: Verdict) -> Verdict:
+        return replace(verdict, rewarder=self.name)
 
     def _guarded(self, verdict: Verdict, cause: str) -> Verdict:
         return replace(verdict, cause=cause) if verdict.value is not None else verdict

@@ -62,7 +62,7 @@ def _normal(text: str) -> str:
 
 
 def _place_of(answer: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)")
+    return re.compile(rf"(?<![\w.+\-\u2212]){re.escape(answer)}(?!\w|\.\d)")
 
 
 @dataclass(slots=True)

@@ -114,6 +114,14 @@ def test_a_hole_that_opens_late_is_found() -> None:
     assert ("thought process", False) in miner.quarantined
 
 
+def test_an_answer_counts_as_a_word_of_its_own() -> None:
+    for text in ("15", "-5", "5.2", "\u22125", "x5", "3.5"):
+        assert not holds_answer(text, "5"), text
+    for text in ("5", "it is 5.", "(5)", "= 5, so", r"\boxed{5}"):
+        assert holds_answer(text, "5"), text
+    assert holds_answer("It is -5.", "-5")
+
+
 def test_memory_is_bounded() -> None:
     miner, rng = Miner(), random.Random(0)
     for i in range(5000):

@@ -69,7 +69,7 @@ class Attacks(Bench):
         }
         wrong, right = found.tallies.pooled(False), found.tallies.pooled(True)
         every = {"all wrong": [wrong.wrongly, wrong.num, wrong.unscored]}
-        every["the answer itself"] = [right.wrongly, right.num, right.unscored]
+        every["all right"] = [right.wrongly, right.num, right.unscored]
         missed = sorted(name for name, t in tallies.items() if t.right and t.wrongly)
         return {"counts": counts | every, "holes": found.holes, "missed": missed}
 

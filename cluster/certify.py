@@ -85,8 +85,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
         if not found["examined"]:
             continue
         table = Table(title=f"{label} ({found['version']}): {found['items']} items")
-        for column in ("family", "truth", "items", "judged wrongly", "rate", "95 % interval", "unscored"):
-            table.add_column(column)
+        for column in ("family", "truth", "items", "wrongly", "rate", "95 % interval", "unscored"):
+            table.add_column(column, no_wrap=column != "family")
         for f in found["families"]:
             counts = (str(f["items"]), str(f["wrongly"]), f"{f['rate']:.3f}", f"{f['low']:.3f} to {f['high']:.3f}")
             shown = (escape(f["family"]), "right" if f["right"] else "wrong", *counts, str(f["unscored"]))

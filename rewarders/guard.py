@@ -9,6 +9,8 @@ being wrong. Only where a prompt's own answer says nothing by this measure (`[]`
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from dataclasses import replace
 
 from rewarders.extract import Extract, check_extract, extract
@@ -31,23 +33,25 @@ class Guard:
     """The verdicts of another rewarder, and 0 for responses that say nothing.
 
     `extract` is the form in which an answer is wanted (`boxed`, `tag`, ...): what has none is guarded as well. The
-    other rewarder gets the group without the guarded rollouts. Where it abstains on all of these it has nothing to say
-    of the prompt, and the guard abstains with it.
+    other rewarder gets the group without the guarded rollouts; `timeout_s` limits one that does not limit itself. Where
+    it abstains on all of these it has nothing to say of the prompt, and the guard abstains with it.
     """
 
-    def __init__(self, *, of: Rewarder, extract: Extract = "whole") -> None:
+    def __init__(self, *, of: Rewarder, extract: Extract = "whole", timeout_s: float = 10.0) -> None:
         check_extract(extract)
         self.name = "guard"
         self.inner = (of,)
         self.about_truth = getattr(of, "about_truth", True)
         self._of = of
         self._extract: Extract = extract
+        self._limit = None if "timeout_s" in inspect.signature(type(of)).parameters else timeout_s
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
         causes = [worthless(r.text, group.prompt.answer, self._extract) for r in group.rollouts]
         rest = tuple(r for r, cause in zip(group.rollouts, causes, strict=True) if not cause)
-        asked = list(await self._of.judge(replace(group, rollouts=rest))) if rest else []
+        async with asyncio.timeout(self._limit):
+            asked = list(await self._of.judge(replace(group, rollouts=rest))) if rest else []
         if len(asked) != len(rest):
             raise ValueError(f"{self._of.name} answered {len(asked)} verdicts for {len(rest)} rollouts")
         if asked and all(v.status is Status.ABSTAINED for v in asked):

@@ -110,10 +110,12 @@ def rewrites(prompt: Prompt, others: Sequence[Prompt], rng: random.Random) -> Ma
         ("with a decimal zero", plain(gold) + (".0" if gold == gold.to_integral_value() else "0")),
         ("with a plus sign", f"$+{answer}$" if gold > 0 else f"${answer}$"),
         ("with a Unicode minus", f"${answer}$".replace("-", "\u2212")),
-        ("in e-notation", f"{gold.normalize():e}"),
-        ("in scientific notation", rf"\boxed{{{_scientific(gold)}}}"),
     ):
         yield f"written {family}", text
+    digits, _, power = f"{gold.normalize():e}".partition("e")
+    if int(power):
+        yield "written in e-notation", f"{digits}e{power}"
+        yield "written in scientific notation", rf"\boxed{{{digits} \times 10^{{{int(power)}}}}}"
 
 
 def perturbations(prompt: Prompt, others: Sequence[Prompt], rng: random.Random) -> Made:
@@ -283,11 +285,6 @@ def differs(one: str, other: str) -> bool:
     """Whether two answers are certainly not the same: as numbers where both are, else by their letters."""
     first, second = number(one), number(other)
     return first != second if first is not None and second is not None else bare(one) != bare(other)
-
-
-def _scientific(value: Decimal) -> str:
-    digits, _, power = f"{value.normalize():e}".partition("e")
-    return rf"{digits} \times 10^{{{int(power)}}}"
 
 
 def _answer(prompt: Prompt) -> str:

@@ -119,6 +119,15 @@ def test_a_judge_that_answers_too_few_is_an_error(make_group) -> None:
         asyncio.run(Guard(of=Short()).judge(make_group(["5"], "5")))
 
 
+def test_one_that_has_no_time_limit_gets_the_guards(make_group) -> None:
+    class Hung(Gullible):
+        async def judge(self, group):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(Guard(of=Hung(), timeout_s=0.05).judge(make_group(["5"], "5")))
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="extract"):
         Guard(of=Exact(), extract="nowhere")

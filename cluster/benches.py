@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_reward_attacks import Attacks
 from cluster.bench_reward_ensembles import Ensembles
+from cluster.bench_reward_false_positive import FalsePositive
 from cluster.bench_reward_sandbox import Sandbox
 from cluster.bench_reward_shaping import Shaping
 from cluster.bench_reward_training import Training
@@ -26,4 +28,6 @@ BENCHES: Mapping[str, type[Bench]] = {
     "reward/shaping": Shaping,
     "reward/training": Training,
     "reward/sandbox": Sandbox,
+    "reward/false_positive": FalsePositive,
+    "reward/attacks": Attacks,
 }

@@ -128,7 +128,7 @@ class RewarderWorker:
         self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
-        self._worker = make(r.use)
+        self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker)
         self._exam_weights = weights_of(config.eval.use)
         self._exam = make(config.eval.use) if config.eval.use else None
 
@@ -140,7 +140,8 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        scored, found = parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
 
     async def judge(self, group: Group) -> Group:
         """The group with new verdicts, however few of them have a value."""

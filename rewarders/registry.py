@@ -16,6 +16,7 @@ from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
 from rewarders.gate import Gate
+from rewarders.guard import Guard
 from rewarders.hybrid import Hybrid
 from rewarders.json_schema import JsonSchema
 from rewarders.length import Length
@@ -66,6 +67,7 @@ REWARDERS: dict[str, Any] = {
     "rubric": Rubric,
     "principles": Principles,
     "pairwise": Pairwise,
+    "guard": Guard,
 }
 
 

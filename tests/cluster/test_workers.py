@@ -12,10 +12,12 @@ import pytest
 from cluster.workers import RewarderWorker, parcel
 from rewarders.judge_server import application, serving
 from rewarders.judge_simulator import Faults, JudgeSimulator
+from rewarders.registry import REWARDERS
 from rewarders.shaping import as_rollout
 from swarm import schema
 from swarm.config import RunConfig, parse
 from swarm.types import Finish, Group, Prompt, Rollout, Span
+from tests.rewarders.weak import Weak, key_of, sums
 
 
 def recipe(tmp_path: Path, endpoint: str) -> RunConfig:
@@ -29,6 +31,7 @@ def recipe(tmp_path: Path, endpoint: str) -> RunConfig:
                     {"name": "rubric", "judge": "j", "criteria": ['It says "so".'], "weight": 0.5},
                 ],
                 "judges": [{"name": "j", "model": "simulator", "endpoint": endpoint}],
+                "sentinels": 0.0,
                 "store": str(tmp_path / "verdicts.sqlite"),
             },
             "learners": {"steps": 1},
@@ -103,3 +106,38 @@ def test_evaluations_are_judged_by_rewarders_of_their_own() -> None:
     assert asyncio.run(rewards(0)) == (0.0, 2.0)
     assert asyncio.run(rewards(-1)) == (0.5, 0.0)
     asyncio.run(worker.close())
+
+
+def group_of(prompt: Prompt, ticket: int) -> Group:
+    tokens = np.array([1, 2], np.int32)
+    rollout = Rollout(tokens, np.zeros(2, np.float32), (Span(0, 0, 2),), "no", Finish.STOP, np.ones(2, bool))
+    rollouts = tuple(replace(rollout, text=text) for text in (str(prompt.answer), "no", "0", "x") * 2)
+    return Group(f"{ticket}.0", ticket, 0, prompt, tokens, rollouts, "learner", 0, 1.0, False)
+
+
+def test_what_a_watch_finds_travels_with_the_facts_of_the_next_group(monkeypatch) -> None:
+    monkeypatch.setitem(REWARDERS, "weak", lambda: Weak(key_of("Thought process:")))
+    recipe = {
+        "model": {"path": "tiny"},
+        "actors": {"tasks": ["none"]},
+        "rewarders": {"use": ["weak"], "breaker": 0.3},
+        "learners": {"steps": 1},
+    }
+
+    async def go() -> list[str]:
+        worker = RewarderWorker(parse(recipe, "test"))
+        events = []
+        for ticket, prompt in enumerate(sums(20) * 5):
+            batch, facts = parcel(group_of(prompt, ticket), {})
+            try:
+                _, scored = await worker.score(batch, facts)
+            except RuntimeError:  # the breaker is open
+                continue
+            events += [str(notice["event"]) for notice in scored.notices]
+            await asyncio.sleep(0)
+        await worker.close()
+        return events
+
+    first, second, *figures = asyncio.run(go())
+    assert (first, second) == ("breaker", "quarantine")
+    assert set(figures) == {"sentinels"}

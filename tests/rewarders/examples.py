@@ -18,6 +18,7 @@ from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
 from rewarders.gate import Gate
+from rewarders.guard import Guard
 from rewarders.hybrid import Hybrid
 from rewarders.json_schema import JsonSchema
 from rewarders.judge_simulator import JudgeSimulator
@@ -100,6 +101,7 @@ EXAMPLES: dict[str, Example] = {
         lambda: Principles(judge=JudgeSimulator(), principles=[HOLDS_IT]), needs_answer=False, graded=True
     ),
     "gate": Example(lambda: Gate(when=Exact(), then=Exact())),
+    "guard": Example(lambda: Guard(of=Exact())),
     "weighted": Example(lambda: Weighted(of=[Exact(), Exact()], weights=[0.5, 0.5])),
     "route": Example(lambda: Route(to={}, otherwise=Exact())),
     "cascade": Example(lambda: Cascade(rule=Exact(), appeal=Exact(), replaces=True)),

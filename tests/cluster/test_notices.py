@@ -1,4 +1,4 @@
-"""What runs in each process, without the process."""
+"""What a reward worker has to tell reaches the driver with the facts of its groups."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class RewarderWorker:
     def __init__(self, config: RunConfig) -> None:
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
+        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries, channels=r.channels)
 
     async def ready(self) -> int:
         """The process id."""

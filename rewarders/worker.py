@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from rewarders.channels import Channels
 from rewarders.registry import build
 from rewarders.verdicts import for_all, unscored
-from swarm.config import Spec
+from swarm.config import ChannelsSection, Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
@@ -30,10 +31,14 @@ class RewardWorker:
 
     `timeout_s` limits one rewarder on one group; rewarders with a process of their own apply it themselves, so that a
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
-    whole group (a function may compare its rollouts); only the failed ones are replaced.
+    whole group (a function may compare its rollouts); only the failed ones are replaced. With `channels`, verdicts are
+    stamped with stratum and error rates, and the worker keeps what it learns of its rewarders.
     """
 
-    def __init__(self, use: Sequence[Spec], *, timeout_s: float, retries: int) -> None:
+    def __init__(
+        self, use: Sequence[Spec], *, timeout_s: float, retries: int, channels: ChannelsSection | None = None
+    ) -> None:
+        self.channels = Channels(channels) if channels is not None else None
         self._rewarders: list[Rewarder] = build(use, timeout_s)
         self._own_limit = [_limits_itself(rewarder) for rewarder in self._rewarders]
         self._timeout_s = timeout_s
@@ -60,6 +65,8 @@ class RewardWorker:
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
         scored = group.with_verdicts(list(zip(*columns, strict=True)))
+        if self.channels is not None:
+            scored = self.channels.stamp(scored)
         self._check(scored)
         return scored
 

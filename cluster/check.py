@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.check_noise import noise_problems
 from cluster.precision import settled
 from cluster.registries import problems_of, specs_of
 from learners.advantages import TEACHES_FLAT
@@ -38,6 +39,7 @@ def problems_in(config: RunConfig) -> list[str]:
         if spec.name == "function" and isinstance(path, str) and (problem := check_function(path)):
             problems.append(f"rewarders.use.{i}.path = {path!r}: {problem}")
     problems += rule_problems(config)
+    problems += noise_problems(config)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:
         problems.append(

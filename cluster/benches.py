@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_reward_estimates import Accuracy, Appeals, Crowd, Failures
+from cluster.bench_reward_noise import Gradient, GroupFlips, Phase, StepSize
 from cluster.bench_rules import Lag, Rules
 from cluster.bench_upkeep import Checkpoint, Delta
 
@@ -15,4 +17,12 @@ BENCHES: Mapping[str, type[Bench]] = {
     "learn/delta": Delta,
     "learn/rules": Rules,
     "learn/lag": Lag,
+    "reward/gradient": Gradient,
+    "reward/phase": Phase,
+    "reward/step-size": StepSize,
+    "reward/group-flips": GroupFlips,
+    "reward/appeals": Appeals,
+    "reward/accuracy": Accuracy,
+    "reward/crowd": Crowd,
+    "reward/failures": Failures,
 }

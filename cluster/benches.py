@@ -8,7 +8,9 @@ from cluster.bench import Bench
 from cluster.bench_learn import Speed
 from cluster.bench_reward_attacks import Attacks
 from cluster.bench_reward_ensembles import Ensembles
+from cluster.bench_reward_estimates import Accuracy, Appeals, Crowd, Failures
 from cluster.bench_reward_false_positive import FalsePositive
+from cluster.bench_reward_noise import Gradient, GroupFlips, Phase, StepSize
 from cluster.bench_reward_sandbox import Sandbox
 from cluster.bench_reward_shaping import Shaping
 from cluster.bench_reward_training import Training
@@ -30,4 +32,12 @@ BENCHES: Mapping[str, type[Bench]] = {
     "reward/sandbox": Sandbox,
     "reward/false_positive": FalsePositive,
     "reward/attacks": Attacks,
+    "reward/gradient": Gradient,
+    "reward/phase": Phase,
+    "reward/step-size": StepSize,
+    "reward/group-flips": GroupFlips,
+    "reward/appeals": Appeals,
+    "reward/accuracy": Accuracy,
+    "reward/crowd": Crowd,
+    "reward/failures": Failures,
 }

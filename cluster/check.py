@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.check_noise import noise_problems
 from cluster.precision import settled
 from cluster.registries import all_rewarders, problems_of, specs_of
 from learners.advantages import TEACHES_FLAT
@@ -41,6 +42,7 @@ def problems_in(config: RunConfig) -> list[str]:
             problems.append(f"{key}.path = {path!r}: {problem}")
     problems += judge_problems(config)
     problems += rule_problems(config)
+    problems += noise_problems(config)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:
         problems.append(

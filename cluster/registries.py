@@ -17,6 +17,7 @@ from actors.tasks import SOURCES
 from learners.advantages import ADVANTAGES
 from learners.corrections import CORRECTIONS
 from learners.losses import LOSSES
+from learners.noise import NOISES
 from learners.truncation import TRUNCATIONS
 from rewarders.chat import ChatModel
 from rewarders.nested import each, places_of, spec_of
@@ -45,6 +46,7 @@ def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
     s = config.learners
     found += [("learners.loss", s.loss, LOSSES), ("learners.advantage", s.advantage, ADVANTAGES)]
     found += [("learners.correction", s.correction, CORRECTIONS), ("learners.truncation", s.truncation, TRUNCATIONS)]
+    found.append(("learners.noise", s.noise, NOISES))
     return found
 
 

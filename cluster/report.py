@@ -33,6 +33,9 @@ def accuracy_rows(summary: Mapping[str, Any]) -> list[Row]:
         if found["unanswered"]:
             text += f"; {found['unanswered']} had no answer and count as wrong"
         rows.append((when, text))
+        if c := found.get("corrected"):
+            interval = f"95 % interval {c['low']:.3f} to {c['high']:.3f}"
+            rows.append((f"{when}, corrected", f"{c['value']:.3f} ({interval}, {c['label']})"))
     return rows
 
 
@@ -94,8 +97,8 @@ def show(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     console.rule(Text(f"summary of {summary['name'] or 'the run'}"), align="left")
     grid = _grid()
-    for when, text in accuracy_rows(summary):
-        grid.add_row(Text(f"accuracy {when}"), Text(text, "bold green" if when == "after" else ""))
+    for name, text in accuracy_rows(summary):
+        grid.add_row(Text(f"accuracy {name}"), Text(text, "bold green" if name == "after" else ""))
     console.print(grid)
     if summary["samples"]:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=True)

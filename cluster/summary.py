@@ -18,6 +18,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster import figures
+from cluster.debias import corrected_accuracy
 from cluster.report import markdown, show
 from swarm.journal import RunFolder
 from swarm.ledger import Ledger
@@ -67,7 +69,7 @@ def summarise(folder: RunFolder) -> Summary:
             "model": config.get("model", {}).get("path"),
             "steps": steps[-1]["step"] if steps else 0,
             "planned_steps": learners.get("steps"),
-            "accuracy": {when: _without_answers(e) for when, e in (("before", before), ("after", after))},
+            "accuracy": {when: _accuracy(e, config) for when, e in (("before", before), ("after", after))},
             "samples": samples(before, after),
             "reward": {"first": _reward(steps[:5]), "last": _reward(steps[-5:])},
             "time": _time(metrics, events),
@@ -125,11 +127,14 @@ def _answer(answer: Summary | None) -> Summary | None:
     return {k: answer.get(k) for k in ("text", "correct", "reward")} if answer else None
 
 
-def _without_answers(evaluation: Summary | None) -> Summary | None:
+def _accuracy(evaluation: Summary | None, config: Mapping[str, Any]) -> Summary | None:
+    """Without the answers; beside it what is left of it once the rewarder's errors are taken off."""
     if evaluation is None:
         return None
     unanswered = sum(bool(a.get("failure")) for a in evaluation.get("answers", []))
-    return {k: evaluation.get(k) for k in ("step", "accuracy", "low", "high", "questions")} | {"unanswered": unanswered}
+    found = {k: evaluation.get(k) for k in ("step", "accuracy", "low", "high", "questions")}
+    corrected = corrected_accuracy(config, evaluation)
+    return found | {"unanswered": unanswered} | ({"corrected": asdict(corrected)} if corrected else {})
 
 
 def _reward(steps: Sequence[figures.Record]) -> float | None:

@@ -128,7 +128,7 @@ class RewarderWorker:
         self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
-        self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker)
+        self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels)
         self._exam_weights = weights_of(config.eval.use)
         self._exam = make(config.eval.use) if config.eval.use else None
 

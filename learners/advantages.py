@@ -3,7 +3,7 @@
 An advantage takes the groups of a step (n >= 2 scored rollouts each; `learners.rewards` leaves the others out) and
 gives each rollout a number for all its tokens, or a float64 [C] with one for each. Equal rewards give exactly 0 for
 every rollout of a group, so that it can be skipped; without the check rounding of the mean would leave 1e-17 and cost a
-forward pass. (`receiver_baseline` is the exception, on purpose.)
+forward pass. (`receiver_baseline` and `no_baseline` are exceptions, on purpose.)
 
 A function's keyword-only options are its schema in a recipe. To add one: write it, add it to `ADVANTAGES`, add its
 slow transcription to the tests.
@@ -40,6 +40,8 @@ class Scored:
     """Running mean reward of the group's task family at this learner; None before the first group of the family."""
     segments: tuple[tuple[Segment, ...], ...] = ()
     """The judged steps of each rollout, where a rewarder gave any."""
+    variance: float | None = None
+    """Running mean over steps of the rewards' variance within groups; None in the first step."""
 
 
 PerRollout = Floats | list[Floats | float]
@@ -79,6 +81,22 @@ def batch_std(groups: Sequence[Scored], *, eps: NotNegative = 1e-4) -> list[PerR
     Differs: the batch's mean is not taken off, since it is 0 up to rounding.
     """
     return _over_batch([_centred(g.rewards) for g in groups], eps)
+
+
+def running_std(groups: Sequence[Scored], *, floor: Positive = 1e-3) -> list[PerRollout]:
+    """`leave_one_out` / max(s, floor), s the root of the running mean of the variance within groups.
+
+    No group is scaled by its own rewards, so corrected verdicts keep what a correction did to them. The first step's s
+    is its own. Source: arXiv 2510.00915, the scale of PGBC; that it is this mean is our choice.
+    """
+    scale = _running(groups, floor)
+    return [_loo(g.rewards) / scale for g in groups]
+
+
+def no_baseline(groups: Sequence[Scored], *, scaled: bool = False, floor: Positive = 1e-3) -> list[PerRollout]:
+    """The reward itself; with `scaled` divided as in `running_std`. Source: REINFORCE, Williams 1992."""
+    scale = _running(groups, floor) if scaled else 1.0
+    return [g.rewards / scale for g in groups]
 
 
 def gdpo(groups: Sequence[Scored], *, eps: NotNegative = 1e-4) -> list[PerRollout]:
@@ -175,6 +193,18 @@ def _loo(rewards: Floats) -> Floats:
     return _centred(rewards) * (len(rewards) / (len(rewards) - 1))
 
 
+def _running(groups: Sequence[Scored], floor: float) -> float:
+    if not groups:
+        return 1.0
+    variance = groups[0].variance
+    return max(math.sqrt(variance_within([g.rewards for g in groups]) if variance is None else variance), floor)
+
+
+def variance_within(rewards: Sequence[Floats]) -> float:
+    """Mean over groups (at least one) of the sample variance of their rewards."""
+    return float(np.mean([values.var(ddof=1) for values in rewards]))
+
+
 def _std(values: Floats) -> float:
     return float(values.std(ddof=1))
 
@@ -205,11 +235,22 @@ ADVANTAGES: dict[str, Advantage] = {
     "mean_only": mean_only,
     "leave_one_out": leave_one_out,
     "batch_std": batch_std,
+    "running_std": running_std,
+    "no_baseline": no_baseline,
     "gdpo": gdpo,
     "bnpo": bnpo,
     "receiver_baseline": receiver_baseline,
     "pure": pure,
 }
 
-TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo"})
+TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo", "no_baseline"})
 """Those that may differ from 0 in a group whose rewards are equal."""
+
+Z_SCORED = frozenset({"group_norm", "gdpo"})
+"""Those that divide by a group's own standard deviation."""
+
+NOT_LINEAR = frozenset({"bnpo", "receiver_baseline"})
+"""Those that need rewards in [0, 1], or clip."""
+
+CENTRES = frozenset(ADVANTAGES) - {"no_baseline", "receiver_baseline"}
+"""Those that take off the mean of a group."""

@@ -37,7 +37,8 @@ from learners.advantages import ADVANTAGES
 from learners.batching import Row, micro_batches, pack, pad, rows, shares_of, totals
 from learners.engine_deepspeed import DeepSpeedEngine
 from learners.losses import Totals
-from learners.metrics import Seen, batch_metrics
+from learners.metrics import Seen, batch_metrics, reward_metrics
+from learners.noise import NOISES
 from learners.objective import Micro, Objective
 from learners.policy import Policy, load
 from learners.prompt_stats import prompt_stats
@@ -77,6 +78,7 @@ class PolicyLearner:
         `rank` of `section.ranks`, which meet in `store` (`learners.ranks`; needed with several)."""
         self._section, self.version, self._max_tokens = section, version, max_tokens
         self._objective = Objective(section)
+        noise = section.noise
         self._treatment = Treatment(
             weights=dict(reward_weights),
             advantage=partial(ADVANTAGES[section.advantage.name], **section.advantage.options),
@@ -84,6 +86,8 @@ class PolicyLearner:
             penalises=section.truncation.name in PENALTIES,
             max_tokens=max_tokens,
             group_size=group_size,
+            noise=None if noise.name == "none" else partial(NOISES[noise.name], **noise.options),
+            reweighs=section.on_failure == "ipw",
         )
         self._device = "cuda" if section.gpus > 0 else "cpu"
         torch.manual_seed(seed)
@@ -156,7 +160,8 @@ class PolicyLearner:
             seconds["optimizer"] += time.monotonic() - at
 
         trained = Seen.joined(seen) if seen else None
-        metrics = batch_metrics(centred, self.version) | (trained.metrics() if trained else {})
+        metrics = batch_metrics(centred, self.version) | reward_metrics(centred, self._treatment)
+        metrics |= trained.metrics() if trained else {}
         metrics |= {f"learn/{name}_s": value for name, value in seconds.items()}
         metrics |= {
             "learn/loss": float(np.mean(losses)) if losses else 0.0,
@@ -241,7 +246,7 @@ class PolicyLearner:
         how that ended; one saving is under way at a time. Returns what it took."""
         began = time.monotonic()
         facts = {"learner": self.version.learner, "lineage": self.version.lineage, "step": self.version.step}
-        size = self._saver.start(folder, facts | {"baselines": self._treatment.baselines})
+        size = self._saver.start(folder, facts | self._treatment.state())
         spent = time.monotonic() - began
         self._busy += spent
         return Saved(spent, size)
@@ -261,7 +266,7 @@ class PolicyLearner:
         if len(rng["rng_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(rng["rng_cuda"])
         self._compare(state)
-        self._treatment.baselines = facts["baselines"]
+        self._treatment.restore(facts)
         self.version = PolicyVersion(facts["learner"], lineage, facts["step"])
         self._busy += time.monotonic() - began
 

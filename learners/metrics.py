@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from learners.batching import token_lags
-from learners.rewards import Centred
+from learners.rewards import Centred, Treatment
 from swarm.config import LimitsSection
 from swarm.errors import DivergedError
 from swarm.types import Finish, PolicyVersion
@@ -38,6 +38,37 @@ def batch_metrics(centred: Sequence[Centred], now: PolicyVersion) -> dict[str, f
         out |= {"learn/reward_mean": float(np.mean(rewards)), "learn/reward_std": float(np.std(rewards))}
     if len(lags):
         out |= {"learn/lag_mean_steps": float(lags.mean()), "learn/lag_max_steps": float(lags.max())}
+    return out
+
+
+def reward_metrics(centred: Sequence[Centred], treatment: Treatment) -> dict[str, float]:
+    """The audit of the step's advantages: what correction and weights did to them; nothing where there are neither.
+
+    `noise_noop` is 1 where a correction changed no advantage: no verdict carries rates, or the advantage takes off what
+    it added. A cosine of 1 with a change above 0 is a change of step size only.
+    """
+    rollouts = [rollout for item in centred for rollout in item.group.rollouts]
+    values = [value for item in centred for value in item.rewards]
+    out: dict[str, float] = {}
+    if treatment.audit is not None:
+        verdicts = [v for rollout in rollouts for v in rollout.verdicts if v.value is not None]
+        js = [1.0 - v.rates.false_accept - v.rates.false_reject for v in verdicts if v.rates is not None]
+        out |= {
+            "learn/noise_change_mean": treatment.audit.change_mean,
+            "learn/noise_change_max": treatment.audit.change_max,
+            "learn/noise_cosine": treatment.audit.cosine,
+            "learn/noise_noop": float(treatment.audit.is_noop),
+            "learn/noise_rated_frac": len(js) / len(verdicts) if verdicts else 0.0,
+            "learn/masked_frac": sum(value is None for value in values) / len(values),
+        }
+        if js:
+            out |= {"learn/noise_j_mean": float(np.mean(js)), "learn/noise_j_min": float(np.min(js))}
+    if treatment.reweighs:
+        kept = [(treatment.weight(r), v) for r, v in zip(rollouts, values, strict=True) if v is not None]
+        if kept:
+            weights, known = np.array(kept, np.float64).T
+            out["learn/reward_reweighed_mean"] = float(weights @ known / weights.sum())
+            out["learn/reward_weight_max"] = float(weights.max())
     return out
 
 

@@ -10,12 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rewarders.channels import Channels
 from rewarders.chat import ChatModel
 from rewarders.nested import ask, processes
 from rewarders.registry import build
 from rewarders.sentinels import Probe, Watch
+from rewarders.suites import ORDINARY
 from rewarders.verdict_store import VerdictStore
-from swarm.config import Spec
+from swarm.config import ChannelsSection, Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
@@ -37,7 +39,8 @@ class RewardWorker:
     whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
     ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
     `keyed_by` what these depend on. Both belong to the caller. With `sentinels` (a rate) rewarders that judge truth are
-    watched, see `rewarders.sentinels`; `breaker` is the worst family's limit.
+    watched, see `rewarders.sentinels`; `breaker` is the worst family's limit. With `channels`, verdicts are stamped
+    with stratum and error rates, and the worker keeps what it learns of its rewarders.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class RewardWorker:
         store: VerdictStore | None = None,
         sentinels: float = 0.0,
         breaker: float = 0.2,
+        channels: ChannelsSection | None = None,
     ) -> None:
+        self.channels = Channels(channels) if channels is not None else None
         self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
         self._store = store
         self._watches = [
@@ -89,7 +94,8 @@ class RewardWorker:
             self._open -= 1
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
-        return group.with_verdicts(list(zip(*columns, strict=True)))
+        judged = group.with_verdicts(list(zip(*columns, strict=True)))
+        return self.channels.stamp(judged) if self.channels else judged
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
@@ -132,7 +138,11 @@ class RewardWorker:
         return verdicts
 
     async def _judge(self, which: int, watch: Watch, probe: Probe) -> None:
-        watch.saw(probe, await self._ask_once(which, probe.group))
+        verdicts = await self._ask_once(which, probe.group)
+        watch.saw(probe, verdicts)
+        if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
+            truths = [item.right if item.family in ORDINARY else None for item in probe.items]
+            self.channels.learn(probe.group, verdicts, truths)
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         rewarder = self._rewarders[which]

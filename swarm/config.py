@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -129,6 +130,39 @@ class JudgeSection(Section):
     """GPUs that it asks Ray for, where this node serves it."""
 
 
+class KnownRates(Section):
+    """Error rates of a rewarder that are known before a run; a side that is left out is not known."""
+
+    rewarder: str
+    """Its label; `LABEL/appeal` for the judge that a cascade appeals to."""
+    stratum: str = ""
+    """As `stratify` names them; empty for every stratum that has no entry of its own."""
+    false_accept: Share | None = None
+    """P(accepted | wrong)."""
+    false_reject: Share | None = None
+    """P(rejected | right)."""
+    trust: Positive = 100.0
+    """Observations that they count for, beside those that are made."""
+
+
+class ChannelsSection(Section):
+    """What is known, and becomes known, of the rewarders' errors. Verdicts are then stamped with stratum and rates."""
+
+    stratify: list[Literal["family", "length", "format", "language"]] = []
+    """What divides questions and answers into strata, each with rates of its own; see `rewarders.channels`."""
+    rates: list[KnownRates] = []
+    """Given by hand."""
+    certificate: str = ""
+    """JSON file with counts under `channels`, by rewarder and stratum."""
+    gold: str = ""
+    """Label of the rewarder whose verdicts are the truth about the others', where it gives any."""
+    half_life: NotNegative = 0.0
+    """Groups after which an observation counts half, in each reward worker; 0: it never fades."""
+    least: Positive = 20.0
+    """Observations, of right and of wrong answers each, below which a stratum takes the rates of all strata together,
+    and without so many there either verdicts get no rates."""
+
+
 class RewardersSection(Section):
     """Groups in, scores out."""
 
@@ -153,6 +187,8 @@ class RewardersSection(Section):
     """Run only with a passed certificate of these very rewarders (`swarm certify`)."""
     certificate: str = ""
     """Its file; empty: beside the recipe, as NAME.certificate.json."""
+    channels: ChannelsSection | None = None
+    """How often rewarders err, for `learners.noise` and for reports."""
 
 
 class LoraSection(Section):
@@ -197,6 +233,11 @@ class LearnersSection(Section):
     sampled and those being trained, by lag; or those that sampled."""
     correction: Spec = Spec(name="truncated")
     """Weight of a token for having been sampled by other weights than the proximal policy."""
+    noise: Spec = Spec(name="none")
+    """Correction of verdicts for their rewarders' error rates, see `rewarders.channels`."""
+    on_failure: Literal["mask", "ipw"] = "mask"
+    """What becomes of a rollout that no rewarder could judge. It leaves its group in both; with `ipw` those of its
+    length that were judged count for it too (inverse-propensity weights)."""
     kl_coef: NotNegative = 0.0
     """Weight of the KL penalty to the initial policy, of which a frozen copy is then kept."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"

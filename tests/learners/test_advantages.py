@@ -20,14 +20,16 @@ from learners.advantages import (
     group_norm,
     leave_one_out,
     mean_only,
+    no_baseline,
     pure,
     receiver_baseline,
+    running_std,
 )
 from swarm.types import Segment
 
 rewards = st.lists(st.floats(-3, 3, allow_subnormal=False).map(lambda r: round(r, 3)), min_size=2, max_size=9)
 unit = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=6)
-CENTRED = sorted(set(ADVANTAGES) - {"receiver_baseline", "pure"})
+CENTRED = sorted(set(ADVANTAGES) - {"receiver_baseline", "pure", "no_baseline"})
 
 
 def scored(values, components=None, weights=None, **rest):
@@ -97,6 +99,20 @@ def test_bnpo_is_its_equation(groups):
 def test_the_receivers_baseline_is_its_equation(values, b):
     want = [min(max((v - b) / math.sqrt(b * (1 - b) + 0.05), -1.0), 3.0) for v in values]
     assert receiver_baseline([scored(values, baseline=b)])[0] == pytest.approx(want)
+
+
+@given(st.lists(rewards, min_size=1, max_size=4), st.none() | st.floats(1e-3, 9))
+def test_a_running_scale_is_that_of_earlier_steps_and_of_no_group(groups, variance):
+    given_ = [scored(v, variance=variance) for v in groups]
+    found_scale = mean(stdev(v) ** 2 for v in groups) if variance is None else variance
+    scale = max(math.sqrt(found_scale), 1e-3)
+    for values, centred, raw, scaled in zip(
+        groups, running_std(given_), no_baseline(given_), no_baseline(given_, scaled=True), strict=True
+    ):
+        want = [v - sum(values[:i] + values[i + 1 :]) / (len(values) - 1) for i, v in enumerate(values)]
+        assert centred == pytest.approx([w / scale for w in want], abs=1e-6)
+        assert raw == pytest.approx(values)
+        assert scaled == pytest.approx([v / scale for v in values])
 
 
 @pytest.mark.parametrize("name", CENTRED)

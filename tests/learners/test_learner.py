@@ -15,7 +15,7 @@ from swarm import weight_delta
 from swarm.config import LimitsSection
 from swarm.errors import ConfigError, DivergedError
 from swarm.roles import Learner
-from swarm.types import Span
+from swarm.types import Rates, Span
 from swarm.weights import combined, digest, open_mapped
 from tests.learners.conftest import VOCAB
 
@@ -305,6 +305,30 @@ def test_what_a_family_earned_is_part_of_a_checkpoint(make_learner, make_group, 
     resumed = make_learner(advantage="receiver_baseline")
     resumed.restore(tmp_path, lineage=1)
     assert resumed._treatment.baselines == learner._treatment.baselines == {"": 0.5}
+
+
+def test_a_resumed_correction_goes_on_as_the_interrupted_one_would_have(make_learner, make_group, tmp_path):
+    rule = {"advantage": "running_std", "noise": "backward", "on_failure": "ipw"}
+
+    def batch(step):
+        groups = [make_group((1.0, 0.0, None, 1.0), 2 * step + i, step=step) for i in range(2)]
+        verdicts = [
+            [(replace(r.verdicts[0], rates=Rates(0.1 * i, 0.2)),) for r in g.rollouts] for i, g in enumerate(groups)
+        ]
+        return [g.with_verdicts(v) for g, v in zip(groups, verdicts, strict=True)]
+
+    learner = make_learner(**rule)
+    learner.step(1, batch(0))
+    learner.save(tmp_path)
+    learner.saved()
+    report = learner.step(2, batch(1))
+    assert report.metrics["learn/noise_cosine"] < 1.0
+    assert report.metrics["learn/noise_noop"] == 0.0
+    resumed = make_learner(**rule)
+    resumed.restore(tmp_path, lineage=0)
+    resumed.step(2, batch(1))
+    assert resumed.checksum() == learner.checksum()
+    assert resumed._treatment.state() == learner._treatment.state()
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))

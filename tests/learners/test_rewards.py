@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
-from learners.advantages import ADVANTAGES, group_norm, mean_only
+from learners.advantages import ADVANTAGES, group_norm, leave_one_out, mean_only
+from learners.metrics import reward_metrics
+from learners.noise import backward
 from learners.rewards import Treatment
 from learners.truncation import TRUNCATIONS
-from swarm.types import Finish, Prompt, Segment, Status, Verdict
+from swarm.types import Finish, Prompt, Rates, Segment, Status, Verdict
 
 
 def centre(group, weights=None, advantage=group_norm, **rest):
@@ -119,3 +123,89 @@ def test_a_prompt_counts_the_same_whatever_its_number_of_rollouts(make_group):
     found = Treatment({"exact": 1.0}, mean_only, group_size=4).centre(groups)
     sums = [sum(abs(float(a[0])) for a in item.advantages) for item in found]
     assert sums[0] == sums[1] == 2.0
+
+
+def noisy(make_group, values, rates, seed=0, **rest):
+    """A group whose verdicts carry these rates, one pair each (None: none)."""
+    group = make_group(values, seed, **rest)
+    verdicts = [
+        (replace(r.verdicts[0], rates=None if pair is None else Rates(*pair)),)
+        for r, pair in zip(group.rollouts, rates, strict=True)
+    ]
+    return group.with_verdicts(verdicts)
+
+
+def test_verdicts_are_corrected_before_weights_are_summed_and_rewards_stay_as_given(make_group):
+    group = make_group((0.0, 0.0))
+    verdicts = [
+        (Verdict("a", Status.SCORED, 1.0, rates=Rates(0.1, 0.3)), Verdict("b", Status.SCORED, 0.5)),
+        (Verdict("a", Status.SCORED, 0.0, rates=Rates(0.1, 0.3)), Verdict("b", Status.SCORED, -1.0)),
+    ]
+    treatment = Treatment({"a": 2.0, "b": 1.0}, mean_only, noise=backward)
+    (centred,) = treatment.centre([group.with_verdicts(verdicts)])
+    assert centred.rewards == (2.5, -1.0)
+    corrected = 2 * 1.5 + 0.5, 2 * (-0.1 / 0.6) - 1.0
+    assert first(centred) == pytest.approx([c - np.mean(corrected) for c in corrected])
+    assert treatment.baselines[""] == pytest.approx(0.75)
+
+
+def test_the_audit_compares_with_the_same_rule_on_verdicts_as_given(make_group):
+    groups = [noisy(make_group, (1.0, 0.0), [(0.1, 0.3)] * 2), noisy(make_group, (1.0, 0.0), [(0.0, 0.0)] * 2, 1)]
+    treatment = Treatment({"exact": 1.0}, leave_one_out, noise=backward)
+    treatment.centre(groups)
+    assert treatment.audit.change_max == pytest.approx(1 / 0.6 - 1)
+    assert treatment.audit.change_mean == pytest.approx((1 / 0.6 - 1) / 2)
+    assert 0.9 < treatment.audit.cosine < 1.0
+    metrics = reward_metrics(treatment.centre(groups), treatment)
+    assert metrics["learn/noise_noop"] == 0.0
+    assert metrics["learn/noise_j_min"] == pytest.approx(0.6)
+    assert metrics["learn/noise_rated_frac"] == 1.0
+
+
+@pytest.mark.parametrize("rates", [None, (0.1, 0.3)])
+def test_a_correction_that_changes_nothing_is_seen(make_group, rates):
+    """No rates, or a z-score over a group with one pair of them (which recipes are refused)."""
+    treatment = Treatment({"exact": 1.0}, partial(group_norm, eps=1e-6), noise=backward)
+    centred = treatment.centre([noisy(make_group, (1.0, 0.0, 1.0), [rates] * 3)])
+    found = reward_metrics(centred, treatment)
+    assert found["learn/noise_noop"] == 1.0
+    assert found["learn/noise_cosine"] == pytest.approx(1.0)
+    assert reward_metrics(centred, Treatment({"exact": 1.0}, group_norm)) == {}
+
+
+def test_judged_rollouts_count_for_those_of_their_length(make_group):
+    group = make_group((1.0, 0.0, None, 1.0), lengths=(8, 8, 8, 2))
+    plain = Treatment({"exact": 1.0}, mean_only).centre([group])[0]
+    treatment = Treatment({"exact": 1.0}, mean_only, reweighs=True)
+    found = treatment.centre([group])
+    assert first(found[0]) == pytest.approx([1.5 * first(plain)[0], 1.5 * first(plain)[1], 0.0, first(plain)[3]])
+    metrics = reward_metrics(found, treatment)
+    assert metrics["learn/reward_reweighed_mean"] == pytest.approx((1.5 + 1.0) / 4)
+    assert metrics["learn/reward_weight_max"] == 1.5
+
+
+def test_a_cut_rollout_that_is_masked_is_no_failure(make_group):
+    group = make_group((1.0, 0.0, 1.0), lengths=(8, 8, 8))
+    group = replace(group, rollouts=(replace(group.rollouts[0], finish=Finish.LENGTH), *group.rollouts[1:]))
+    treatment = Treatment({"exact": 1.0}, mean_only, truncation=TRUNCATIONS["mask"], max_tokens=8, reweighs=True)
+    assert treatment.centre([group])[0].rewards[0] is None
+    assert treatment.weight(group.rollouts[1]) == 1.0
+
+
+def test_what_is_remembered_comes_back(make_group):
+    def fresh():
+        return Treatment({"exact": 1.0}, ADVANTAGES["running_std"], noise=backward, reweighs=True)
+
+    def batch(seed):
+        return [noisy(make_group, (1.0, 0.0, None, 1.0), [(0.1, 0.2)] * 4, seed), make_group((0.5, 0.0), seed + 1)]
+
+    whole, interrupted = fresh(), fresh()
+    for seed in range(3):
+        whole.centre(batch(seed))
+        interrupted.centre(batch(seed))
+    resumed = fresh()
+    resumed.restore(json.loads(json.dumps(interrupted.state())))
+    for a, b in zip(whole.centre(batch(9)), resumed.centre(batch(9)), strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(a.advantages, b.advantages, strict=True))
+    assert resumed.state() == whole.state()
+    assert whole.variance is not None

@@ -9,7 +9,7 @@ import pytest
 
 from rewarders.registry import REWARDERS
 from rewarders.worker import RewardWorker
-from swarm.config import Spec
+from swarm.config import ChannelsSection, KnownRates, Spec
 from swarm.errors import RewarderError
 from swarm.types import Group, Status, Verdict
 
@@ -150,6 +150,20 @@ def test_an_unknown_rewarder_or_option_is_refused_before_anything_starts() -> No
         worker("exact", "math_verfy")
     with pytest.raises(TypeError, match="wibble"):
         worker(Spec(name="exact", options={"wibble": 1}))
+
+
+def test_channels_stamp_verdicts_and_without_them_nothing_is(scripted, make_group) -> None:
+    scripted([1.0, 0.0, Status.ERROR])
+    rates = [KnownRates(rewarder="scripted", false_accept=0.25, false_reject=0.25)]
+    section = ChannelsSection(stratify=["language"], rates=rates)
+    made = RewardWorker([Spec(name="scripted")], timeout_s=5.0, retries=0, channels=section)
+    found = [r.verdicts[0] for r in asyncio.run(made.score(make_group(["a", "b", "c"]))).rollouts]
+    assert [v.value for v in found] == [1.0, 0.0, None]
+    assert {v.stratum for v in found} == {"language=ascii"}
+    assert found[0].rates is not None
+    assert found[0].rates.false_accept == pytest.approx(0.25, abs=0.01)
+    plain = asyncio.run(worker("scripted").score(make_group(["a", "b", "c"])))
+    assert all(r.verdicts[0].rates is None and not r.verdicts[0].stratum for r in plain.rollouts)
 
 
 def test_close_closes_every_rewarder(scripted) -> None:

@@ -1,0 +1,70 @@
+"""What a recipe can get wrong about its rewarders' errors: corrections that do nothing, and channels of nobody."""
+
+from __future__ import annotations
+
+from learners.advantages import CENTRES, NOT_LINEAR, Z_SCORED
+from learners.losses import WITHOUT_RATIO
+from learners.noise import NEEDS_NO_BASELINE
+from rewarders.channels import APPEAL, Channels
+from swarm.config import RunConfig, nearest
+from swarm.scores import labels
+
+
+def noise_problems(config: RunConfig) -> list[str]:
+    """Problems of `learners.noise` and `rewarders.channels`, one line each."""
+    return _corrections(config) + _channels(config)
+
+
+def _corrections(config: RunConfig) -> list[str]:
+    s = config.learners
+    noise, advantage, problems = s.noise.name, s.advantage.name, []
+    if s.on_failure == "ipw" and s.loss.name in WITHOUT_RATIO:
+        problems.append(
+            f"learners.on_failure = ipw: weighs advantages, which do not enter learners.loss = {s.loss.name}"
+        )
+    if noise == "none":
+        return problems
+    at = f"learners.noise = {noise}: "
+    if config.rewarders.channels is None:
+        problems.append(
+            f"{at}no verdict would carry error rates; add a table [rewarders.channels] with rates, a certificate, "
+            "gold, or a cascade with appeals"
+        )
+    if s.loss.name in WITHOUT_RATIO:
+        problems.append(f"{at}learners.loss = {s.loss.name} reads rewards as given, not advantages; use another loss")
+    elif advantage in Z_SCORED:
+        problems.append(
+            f"{at}learners.advantage = {advantage} divides by each group's own deviation. The correction is affine in "
+            "the verdict, so that takes it off again exactly where a group shares one pair of rates, also where pairs "
+            "differ between groups; use leave_one_out, mean_only, running_std or batch_std"
+        )
+    elif advantage in NOT_LINEAR:
+        problems.append(
+            f"{at}learners.advantage = {advantage} is not linear in the reward (it clips, or needs [0, 1]), and "
+            "corrected verdicts are right on average only; use leave_one_out, mean_only or running_std"
+        )
+    elif noise in NEEDS_NO_BASELINE and advantage in CENTRES:
+        problems.append(
+            f"{at}learners.advantage = {advantage} takes off the group's mean, and with it 1 - p1: what is left is the "
+            "reward as given, or backward; use no_baseline, or noise = backward"
+        )
+    return problems
+
+
+def _channels(config: RunConfig) -> list[str]:
+    section = config.rewarders.channels
+    if section is None:
+        return []
+    known = labels([spec.name for spec in config.rewarders.use])
+    named = {f"rates.{i}.rewarder": given.rewarder for i, given in enumerate(section.rates)}
+    named |= {"gold": section.gold} if section.gold else {}
+    problems = [
+        f'rewarders.channels.{key} = "{name}": no such rewarder in rewarders.use{nearest(name, known)}'
+        for key, name in named.items()
+        if name.removesuffix(f"/{APPEAL}") not in known
+    ]
+    try:
+        Channels(section)
+    except ValueError as error:
+        problems.append(f"rewarders.channels: {error}")
+    return problems

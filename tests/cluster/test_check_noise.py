@@ -1,0 +1,90 @@
+"""What a recipe can get wrong about its rewarders' errors, told before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.check import check
+from swarm.errors import ConfigError
+
+GOOD = """
+[model]
+path = "tiny"
+[actors]
+tasks = [{ name = "reasoning_gym", family = "gcd" }]
+[rewarders]
+use = ["exact"]
+[learners]
+steps = 5
+"""
+CHANNELS = '[rewarders.channels]\nrates = [{ rewarder = "exact", false_accept = 0.1, false_reject = 0.2 }]\n'
+
+
+def recipe(folder: Path, extra: str = CHANNELS) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(GOOD + extra)
+    return path
+
+
+def settings(**given: str) -> list[str]:
+    return [f"learners.{key}={json.dumps(value)}" for key, value in given.items()]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"noise": "backward", "advantage": "leave_one_out"},
+        {"noise": "backward", "advantage": "mean_only"},
+        {"noise": "backward", "advantage": "running_std"},
+        {"noise": "backward", "advantage": "batch_std"},
+        {"noise": "forward", "advantage": "no_baseline"},
+        {"on_failure": "ipw"},
+    ],
+)
+def test_what_does_something_is_taken(tmp_path: Path, given: dict[str, str]) -> None:
+    check(recipe(tmp_path), settings(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"noise": "backward"}, "group_norm divides by each group's own deviation. The correction is affine"),
+        (
+            {"noise": "forward", "advantage": "gdpo"},
+            "takes it off again exactly where a group shares one pair of rates",
+        ),
+        ({"noise": "backward", "advantage": "receiver_baseline"}, "not linear in the reward"),
+        ({"noise": "backward", "advantage": "bnpo"}, "not linear in the reward"),
+        ({"noise": "forward", "advantage": "leave_one_out"}, "takes off the group's mean, and with it 1 - p1"),
+        ({"noise": "backward", "loss": "copg"}, "reads rewards as given"),
+        ({"on_failure": "ipw", "loss": "sft"}, "weighs advantages, which do not enter learners.loss = sft"),
+        ({"noise": "backwards"}, 'did you mean "backward"'),
+    ],
+)
+def test_what_does_nothing_is_refused_with_the_reason(tmp_path: Path, given: dict[str, str], why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(recipe(tmp_path), settings(**given))
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("", "no verdict would carry error rates"),
+        ('[rewarders.channels]\ngold = "exakt"\n', 'no such rewarder in rewarders.use; did you mean "exact"?'),
+        (CHANNELS.replace('"exact"', '"judge"'), 'rates.0.rewarder = "judge": no such rewarder'),
+        ('[rewarders.channels]\ncertificate = "nowhere.json"\n', "certificate nowhere.json: cannot be read"),
+    ],
+)
+def test_channels_of_nobody_are_refused(tmp_path: Path, extra: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(recipe(tmp_path, extra), settings(noise="backward", advantage="leave_one_out"))
+    assert why in str(caught.value)
+
+
+def test_the_judge_that_is_appealed_to_has_rates_of_its_own(tmp_path: Path) -> None:
+    config = check(recipe(tmp_path, CHANNELS.replace('"exact"', '"exact/appeal"')))
+    assert config.rewarders.channels.rates[0].rewarder == "exact/appeal"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewarders.chat import ChatModel
 from rewarders.exact import Exact
 from rewarders.function import Function
 from rewarders.math_verify import MathVerify
@@ -22,8 +23,10 @@ REWARDERS: dict[str, Any] = {
 }
 
 
-def build(use: Sequence[Spec], timeout_s: float) -> list[Rewarder]:
+def build(use: Sequence[Spec], timeout_s: float, judges: Mapping[str, ChatModel] | None = None) -> list[Rewarder]:
     """Make the rewarders of a recipe; `timeout_s` goes to those that limit themselves and were not given their own.
+
+    Where a rewarder takes a `judge`, its option is the name of one of `judges`.
 
     Raises ValueError (unknown name, bad option value) or TypeError (unknown option), after closing what was made.
     """
@@ -35,7 +38,8 @@ def build(use: Sequence[Spec], timeout_s: float) -> list[Rewarder]:
         for spec, name in zip(use, labels([spec.name for spec in use]), strict=True):
             kind = REWARDERS[spec.name]
             own = {"timeout_s": timeout_s} if "timeout_s" in inspect.signature(kind).parameters else {}
-            rewarder = kind(**(own | spec.options))
+            judge = {"judge": (judges or {})[spec.options["judge"]]} if "judge" in spec.options else {}
+            rewarder = kind(**(own | spec.options | judge))
             rewarder.name = name
             made.append(rewarder)
     except BaseException:

@@ -6,12 +6,16 @@ import asyncio
 import inspect
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+from rewarders.backlog import Backlog, plane
+from rewarders.chat import ChatModel
 from rewarders.registry import build
 from rewarders.verdicts import for_all, unscored
-from swarm.config import Spec
+from swarm.config import JudgeSection, Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
@@ -30,11 +34,22 @@ class RewardWorker:
 
     `timeout_s` limits one rewarder on one group; rewarders with a process of their own apply it themselves, so that a
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
-    whole group (a function may compare its rollouts); only the failed ones are replaced.
+    whole group (a function may compare its rollouts); only the failed ones are replaced. `judges` are those that
+    rewarders name. Before a rewarder that asks a judge with one of these `sections`, also deep inside, is a backlog
+    (that of the first, where it asks several).
     """
 
-    def __init__(self, use: Sequence[Spec], *, timeout_s: float, retries: int) -> None:
-        self._rewarders: list[Rewarder] = build(use, timeout_s)
+    def __init__(
+        self,
+        use: Sequence[Spec],
+        *,
+        timeout_s: float,
+        retries: int,
+        judges: Mapping[str, ChatModel] | None = None,
+        sections: Sequence[JudgeSection] = (),
+    ) -> None:
+        self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
+        self._backlogs = self._planes(use, {section.name: section for section in sections})  # by rewarder's place
         self._own_limit = [_limits_itself(rewarder) for rewarder in self._rewarders]
         self._timeout_s = timeout_s
         self._retries = retries
@@ -63,6 +78,16 @@ class RewardWorker:
         self._check(scored)
         return scored
 
+    @property
+    def waiting(self) -> int:
+        """Groups that wait for judges now."""
+        return sum(backlog.waiting for backlog in self._backlogs.values())
+
+    @property
+    def longest_backlog(self) -> int:
+        """Most groups that ever waited for one judge."""
+        return max((backlog.largest for backlog in self._backlogs.values()), default=0)
+
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again."""
         return {name: dict(counter) for name, counter in self._counts.items()}
@@ -77,8 +102,18 @@ class RewardWorker:
 
     def close(self) -> None:
         """Close all rewarders; no child process stays."""
+        for backlog in self._backlogs.values():
+            backlog.close()
         for rewarder in self._rewarders:
             rewarder.close()
+
+    def _planes(self, use: Sequence[Spec], sections: Mapping[str, JudgeSection]) -> dict[int, Backlog]:
+        found = {}
+        for which, spec in enumerate(use):
+            asked = next((name for name in judges_in(spec.options) if name in sections), None)
+            if asked is not None:
+                found[which] = plane(self._rewarders[which].name, partial(self._limited, which), sections[asked])
+        return found
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         name = self._rewarders[which].name
@@ -96,21 +131,32 @@ class RewardWorker:
 
     async def _ask_once(self, which: int, group: Group) -> list[Verdict]:
         """As many verdicts as rollouts, whatever the rewarder does."""
-        rewarder = self._rewarders[which]
-        limit = None if self._own_limit[which] else self._timeout_s
+        rewarder, backlog = self._rewarders[which], self._backlogs.get(which)
         try:
-            async with asyncio.timeout(limit) as clock:
-                verdicts = list(await rewarder.judge(group))
+            verdicts = list(await (backlog.judge(group) if backlog else self._limited(which, group)))
             verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
         except TimeoutError as error:
-            cause = f"no answer within {limit} s" if clock.expired() else f"TimeoutError: {error}"
-            return for_all(group, unscored(rewarder.name, Status.TIMEOUT, cause))
+            return for_all(group, unscored(rewarder.name, Status.TIMEOUT, str(error) or "TimeoutError"))
         except Exception as error:  # noqa: BLE001 - a rewarder's failure is a verdict
             return for_all(group, unscored(rewarder.name, Status.ERROR, f"{type(error).__name__}: {error}"))
         if len(verdicts) == len(group.rollouts):
             return verdicts
         cause = f"answered {len(verdicts)} verdicts for {len(group.rollouts)} rollouts"
         return for_all(group, unscored(rewarder.name, Status.ERROR, cause))
+
+    async def _limited(self, which: int, group: Group) -> list[Verdict]:
+        """The time limit is for the rewarder's work, not for the wait in its backlog."""
+        limit = None if self._own_limit[which] else self._timeout_s
+        try:
+            async with asyncio.timeout(limit) as clock:
+                return await self._judged(self._rewarders[which], group)
+        except TimeoutError as error:
+            if clock.expired():
+                raise TimeoutError(f"no answer within {limit} s") from None
+            raise error from None
+
+    async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
+        return list(await rewarder.judge(group))
 
     def _check(self, group: Group) -> None:
         verdicts = [r.verdicts for r in group.rollouts]
@@ -126,4 +172,14 @@ class RewardWorker:
 
 
 def _limits_itself(rewarder: Rewarder) -> bool:
-    return "timeout_s" in inspect.signature(type(rewarder)).parameters
+    """A judge's section limits each of its requests."""
+    return bool({"timeout_s", "judge"} & inspect.signature(type(rewarder)).parameters.keys())
+
+
+def judges_in(options: Any) -> Iterator[str]:
+    """The names of the judges that a rewarder with these options asks, itself and those inside it."""
+    for key, value in options.items() if isinstance(options, Mapping) else enumerate(options):
+        if key == "judge" and isinstance(value, str):
+            yield value
+        elif isinstance(value, (Mapping, list, tuple)):
+            yield from judges_in(value)

@@ -18,11 +18,14 @@ import pyarrow as pa
 
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
+from rewarders.backlog import DISPLACED
+from rewarders.chat import ChatModel
+from rewarders.stand_in import STAND_IN
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.roles import Saved, SyncReport, Usage
-from swarm.types import CANARY_TOKENS, Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
+from swarm.types import CANARY_TOKENS, Group, GroupFacts, Labels, PolicyVersion, Prompt, StepReport, Weights
 
 if TYPE_CHECKING:
     from learners.learner import PolicyLearner
@@ -43,8 +46,10 @@ def reward_weights(config: RunConfig) -> dict[str, float]:
     return dict(zip(scores.labels([s.name for s in specs]), [s.weight for s in specs], strict=True))
 
 
-def parcel(group: Group, weights: Mapping[str, float]) -> Parcel:
-    """A group as a record batch with the facts that the driver may know; rewards only once there are verdicts."""
+def parcel(group: Group, weights: Mapping[str, float], backlog: int = 0) -> Parcel:
+    """A group as a record batch with the facts that the driver may know; rewards only once there are verdicts.
+
+    `backlog` groups wait for judges where it was scored."""
     batch = schema.to_batch(group)
     lengths = [len(r.tokens) for r in group.rollouts]
     steps = [span.step for r in group.rollouts for span in r.spans]
@@ -61,9 +66,22 @@ def parcel(group: Group, weights: Mapping[str, float]) -> Parcel:
         newest_step=max(steps, default=0),
         rewards=scores.rewards([r.verdicts for r in group.rollouts], weights) if scored else (),
         causes=tuple(c for r in group.rollouts if (c := scores.cause(r.verdicts))),
+        labels=labels_of(group, backlog) if scored else None,
         bytes=batch.nbytes,
     )
     return batch, facts
+
+
+def labels_of(group: Group, backlog: int) -> Labels:
+    """How a scored group came by its verdicts."""
+    rollouts = [rollout.verdicts for rollout in group.rollouts]
+    ages = [v.waited_s + v.seconds for each in rollouts for v in each if v.value is not None and v.waited_s]
+    return Labels(
+        age_s=max(ages, default=None),
+        backlog=backlog,
+        displaced=sum(any(DISPLACED in v.cause for v in each) for each in rollouts),
+        stood_in=sum(any(part.endswith(STAND_IN) for v in each for part in v.parts) for each in rollouts),
+    )
 
 
 class ActorWorker:
@@ -110,12 +128,12 @@ class ActorWorker:
 
 
 class RewarderWorker:
-    """A reward worker."""
+    """A reward worker. `served` are the judges that this node serves, by name."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, served: Mapping[str, ChatModel]) -> None:
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
+        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries, judges=served, sections=r.judges)
 
     async def ready(self) -> int:
         """The process id."""
@@ -123,7 +141,12 @@ class RewarderWorker:
 
     async def score(self, batch: pa.RecordBatch, facts: GroupFacts) -> Parcel:
         """The group with its verdicts; `facts` are those of the batch."""
-        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights, self._worker.waiting)
+
+    @property
+    def longest_backlog(self) -> int:
+        """Most groups that ever waited for one judge."""
+        return self._worker.longest_backlog
 
     async def usage(self) -> Usage:
         return self._worker.usage()

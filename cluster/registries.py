@@ -20,6 +20,7 @@ from learners.advantages import ADVANTAGES
 from learners.corrections import CORRECTIONS
 from learners.losses import LOSSES
 from learners.truncation import TRUNCATIONS
+from rewarders.chat import ChatModel
 from rewarders.registry import REWARDERS
 from swarm.config import RunConfig, Spec, nearest
 
@@ -79,9 +80,11 @@ def options_of(part: Callable[..., Any], given: frozenset[str]) -> dict[str, tup
 
 
 def _resolved(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
-    """The annotation as a type; Any where it names something that is only there for type checkers."""
+    """The annotation as a type; Any where it names something that is only there for type checkers. A judge is an object
+    to the part, and its name to the recipe."""
     holder = SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     try:
-        return typing.get_type_hints(holder, globalns=function.__globals__, include_extras=True)[parameter.name]
+        found = typing.get_type_hints(holder, globalns=function.__globals__, include_extras=True)[parameter.name]
     except NameError:
         return Any
+    return str if found is ChatModel else found

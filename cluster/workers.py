@@ -20,7 +20,9 @@ from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
 from rewarders.chat import ChatModel
+from rewarders.endpoint import Endpoint
 from rewarders.stand_in import STAND_IN
+from rewarders.verdict_store import VerdictStore
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig
@@ -128,12 +130,22 @@ class ActorWorker:
 
 
 class RewarderWorker:
-    """A reward worker. `served` are the judges that this node serves, by name."""
+    """A reward worker, with its judges and its connection to the verdict store."""
 
-    def __init__(self, config: RunConfig, served: Mapping[str, ChatModel]) -> None:
+    def __init__(self, config: RunConfig, served: Mapping[str, ChatModel] | None = None) -> None:
+        """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries, judges=served, sections=r.judges)
+        self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        self._store = VerdictStore(r.store) if r.store else None
+        self._worker = RewardWorker(
+            r.use,
+            timeout_s=r.timeout_s,
+            retries=r.retries,
+            judges=self._judges,
+            store=self._store,
+            sections=r.judges,
+        )
 
     async def ready(self) -> int:
         """The process id."""
@@ -148,11 +160,23 @@ class RewarderWorker:
         """Most groups that ever waited for one judge."""
         return self._worker.longest_backlog
 
+    async def judge(self, group: Group) -> Group:
+        """The group with new verdicts, however few of them have a value."""
+        return await self._worker.judge(group)
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """As the reward worker's."""
+        return self._worker.counts()
+
     async def usage(self) -> Usage:
         return self._worker.usage()
 
     async def close(self) -> None:
         self._worker.close()
+        for judge in self._judges.values():
+            judge.close()
+        if self._store:
+            self._store.close()
 
 
 class LearnerWorker:

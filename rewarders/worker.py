@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from rewarders.backlog import Backlog, plane
-from rewarders.chat import ChatModel
-from rewarders.registry import build
+from rewarders.chat import BudgetSpent, ChatModel
+from rewarders.registry import asks_judge, build
+from rewarders.verdict_store import VerdictStore
 from rewarders.verdicts import for_all, unscored
+from rewarders.version import present_version
 from swarm.config import JudgeSection, Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
@@ -34,9 +36,10 @@ class RewardWorker:
 
     `timeout_s` limits one rewarder on one group; rewarders with a process of their own apply it themselves, so that a
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
-    whole group (a function may compare its rollouts); only the failed ones are replaced. `judges` are those that
-    rewarders name. Before a rewarder that asks a judge with one of these `sections`, also deep inside, is a backlog
-    (that of the first, where it asks several).
+    whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
+    ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
+    `keyed_by` what these depend on. Both belong to the caller. Before a rewarder that asks a judge with one of these
+    `sections`, also deep inside, is a backlog (that of the first, where it asks several).
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class RewardWorker:
         timeout_s: float,
         retries: int,
         judges: Mapping[str, ChatModel] | None = None,
+        store: VerdictStore | None = None,
         sections: Sequence[JudgeSection] = (),
     ) -> None:
         self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
+        self._store = store
         self._backlogs = self._planes(use, {section.name: section for section in sections})  # by rewarder's place
         self._own_limit = [_limits_itself(rewarder) for rewarder in self._rewarders]
         self._timeout_s = timeout_s
@@ -65,6 +70,12 @@ class RewardWorker:
 
         Raises RewarderError where fewer than two rollouts (one in a group of one) have a reward.
         """
+        scored = await self.judge(group)
+        self._check(scored)
+        return scored
+
+    async def judge(self, group: Group) -> Group:
+        """As `score`, however few rollouts have a reward."""
         if self._open == 0:
             self._busy_since = time.monotonic()
         self._open += 1
@@ -74,9 +85,7 @@ class RewardWorker:
             self._open -= 1
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
-        scored = group.with_verdicts(list(zip(*columns, strict=True)))
-        self._check(scored)
-        return scored
+        return group.with_verdicts(list(zip(*columns, strict=True)))
 
     @property
     def waiting(self) -> int:
@@ -89,7 +98,8 @@ class RewardWorker:
         return max((backlog.largest for backlog in self._backlogs.values()), default=0)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again."""
+        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
+        that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
     def usage(self) -> Usage:
@@ -116,16 +126,18 @@ class RewardWorker:
         return found
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
-        name = self._rewarders[which].name
+        rewarder = self._rewarders[which]
+        name, alone = rewarder.name, getattr(rewarder, "keyed_by", "") == "rollout"
         verdicts = await self._ask_once(which, group)
         for _ in range(self._retries):
             again = [i for i, v in enumerate(verdicts) if v.status in FAILURES]
             if not again:
                 break
             self._counts[name]["retried"] += len(again)
-            fresh = await self._ask_once(which, group)
-            for i in again:
-                verdicts[i] = fresh[i]
+            rest = replace(group, rollouts=tuple(group.rollouts[i] for i in again)) if alone else group
+            fresh = await self._ask_once(which, rest)
+            for place, i in enumerate(again):
+                verdicts[i] = fresh[place if alone else i]
         self._counts[name].update(str(v.status) for v in verdicts)
         return verdicts
 
@@ -133,8 +145,11 @@ class RewardWorker:
         """As many verdicts as rollouts, whatever the rewarder does."""
         rewarder, backlog = self._rewarders[which], self._backlogs.get(which)
         try:
+            version = present_version(rewarder)
             verdicts = list(await (backlog.judge(group) if backlog else self._limited(which, group)))
-            verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
+            verdicts = [replace(v, rewarder=rewarder.name, version=v.version or version) for v in verdicts]
+        except BudgetSpent as error:
+            return for_all(group, unscored(rewarder.name, Status.ABSTAINED, str(error)))
         except TimeoutError as error:
             return for_all(group, unscored(rewarder.name, Status.TIMEOUT, str(error) or "TimeoutError"))
         except Exception as error:  # noqa: BLE001 - a rewarder's failure is a verdict
@@ -156,7 +171,11 @@ class RewardWorker:
             raise error from None
 
     async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
-        return list(await rewarder.judge(group))
+        if self._store is None or not hasattr(rewarder, "keyed_by"):
+            return list(await rewarder.judge(group))
+        verdicts, num_known = await self._store.judge(rewarder, group)
+        self._counts[rewarder.name]["known"] += num_known
+        return verdicts
 
     def _check(self, group: Group) -> None:
         verdicts = [r.verdicts for r in group.rollouts]
@@ -173,7 +192,7 @@ class RewardWorker:
 
 def _limits_itself(rewarder: Rewarder) -> bool:
     """A judge's section limits each of its requests."""
-    return bool({"timeout_s", "judge"} & inspect.signature(type(rewarder)).parameters.keys())
+    return "timeout_s" in inspect.signature(type(rewarder)).parameters or asks_judge(type(rewarder))
 
 
 def judges_in(options: Any) -> Iterator[str]:

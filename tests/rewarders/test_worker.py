@@ -179,7 +179,7 @@ class Asking:
         self._judge = judge
 
     async def judge(self, group: Group) -> Sequence[Verdict]:
-        answer = await self._judge()
+        answer = await self._judge.answer()
         return [Verdict("asking", Status.SCORED, answer) for _ in group.rollouts]
 
     def close(self) -> None:
@@ -192,15 +192,18 @@ def test_a_rewarder_that_asks_a_judge_has_a_backlog_and_the_others_do_not_wait(m
     async def main() -> None:
         gate = asyncio.Event()
 
-        async def judge() -> float:
-            await gate.wait()
-            return 0.5
+        class Slow:
+            name = "slow"
+
+            async def answer(self) -> float:
+                await gate.wait()
+                return 0.5
 
         made = RewardWorker(
             [Spec(name="exact"), Spec(name="asking", options={"judge": "slow"})],
             timeout_s=0.05,  # is for those that ask nobody
             retries=0,
-            judges={"slow": judge},  # type: ignore[dict-item]
+            judges={"slow": Slow()},  # type: ignore[dict-item]
             sections=[JudgeSection(name="slow", model="m", concurrent=1, backlog=2)],
         )
         tasks = [asyncio.create_task(made.score(make_group(["4", "5"], "4"))) for _ in range(5)]

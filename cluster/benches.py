@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cluster.bench import Bench
 from cluster.bench_learn import Speed
+from cluster.bench_reward_plane import JudgePlane
 from cluster.bench_rules import Lag, Rules
 from cluster.bench_upkeep import Checkpoint, Delta
 
@@ -15,4 +16,5 @@ BENCHES: Mapping[str, type[Bench]] = {
     "learn/delta": Delta,
     "learn/rules": Rules,
     "learn/lag": Lag,
+    "reward/judge_plane": JudgePlane,
 }

@@ -39,7 +39,7 @@ class RolloutActor:
         """`learner` and `lineage` name the weights that the engine booted with; loads carry their own."""
         self._engine = engine
         self._tokenizer = load_tokenizer(model)
-        self._takes_system = _takes_system(self._tokenizer)
+        self._takes_system = takes_system(self._tokenizer)
         self._lineage: tuple[str, int] | None = (learner, lineage)  # None while weights of another one are loaded
         self._seed = seed
         self._group_size, self._temperature = group_size, temperature
@@ -168,7 +168,7 @@ def load_tokenizer(model: str | Path) -> Any:
     return tokenizer
 
 
-def _takes_system(tokenizer: Any) -> bool:
+def takes_system(tokenizer: Any) -> bool:
     """Whether the chat template keeps a system message; some raise an error, some drop it."""
     if tokenizer.chat_template is None:
         return False

@@ -11,6 +11,7 @@ from cluster.bench_reward_ensembles import Ensembles
 from cluster.bench_reward_estimates import Accuracy, Appeals, Crowd, Failures
 from cluster.bench_reward_false_positive import FalsePositive
 from cluster.bench_reward_noise import Gradient, GroupFlips, Phase, StepSize
+from cluster.bench_reward_plane import JudgePlane
 from cluster.bench_reward_sandbox import Sandbox
 from cluster.bench_reward_shaping import Shaping
 from cluster.bench_reward_training import Training
@@ -40,4 +41,5 @@ BENCHES: Mapping[str, type[Bench]] = {
     "reward/accuracy": Accuracy,
     "reward/crowd": Crowd,
     "reward/failures": Failures,
+    "reward/judge_plane": JudgePlane,
 }

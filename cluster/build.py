@@ -8,7 +8,9 @@ from pathlib import Path
 
 from actors.selection import SELECTIONS
 from actors.tasks import TaskStream
+from cluster.models import resolve
 from cluster.workers import reward_weights
+from rewarders.chat import ChatModel
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 from swarm.journal import Journal
@@ -40,6 +42,7 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
     `notice(kind, **facts)` is told of what happens to them, as `Journal.event` is.
     """
     weights = reward_weights(config)
+    judge_models = {j.name: resolve(j.model, lambda text: notice("phase", text=text)) for j in config.rewarders.served}
     with ExitStack() as stack:
         if config.cluster.placement == "ray":
             from cluster.ray_node import ray_running
@@ -49,14 +52,20 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
             from cluster.ray_crew import RayCrew  # imports Ray, which has to be set up before
 
             notice("phase", text="starting actors, reward workers and the learner")
-            crew: Crew = await RayCrew.start(config, str(model), weights, notice, with_learner)
+            crew: Crew = await RayCrew.start(config, str(model), judge_models, weights, notice, with_learner)
         else:
             from cluster.inline import InlineCrew
+            from cluster.served_judge import ServedJudge
             from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker
 
+            served: dict[str, ChatModel] = {}
+            for section in config.rewarders.served:
+                judge = ServedJudge(section, judge_models[section.name], config.model.dtype)
+                stack.callback(judge.close)
+                served[section.name] = judge
             crew = InlineCrew(
                 [ActorWorker(config, str(model), 0) for _ in range(config.actors.num)],
-                [RewarderWorker(config) for _ in range(config.rewarders.num)],
+                [RewarderWorker(config, served) for _ in range(config.rewarders.num)],
                 LearnerWorker(config, str(model)) if with_learner else None,
                 weights,
             )

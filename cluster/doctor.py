@@ -195,19 +195,21 @@ def _pin_problem(pin: str) -> Problem | None:
 
 def _cores(config: RunConfig, machine: Machine) -> list[Problem]:
     a, s = config.actors, config.learners
-    wanted = a.num * a.threads + s.ranks * s.threads + config.rewarders.num
+    judges = sum(judge.threads for judge in config.rewarders.served)
+    wanted = a.num * a.threads + s.ranks * s.threads + config.rewarders.num + judges
     if config.cluster.address or wanted <= machine.cores:
         return []
     text = (
         f"{wanted} threads on {machine.cores} cores ({a.num} x {a.threads} actors, {config.rewarders.num} reward "
-        f"workers, {s.ranks} x {s.threads} learner): they share the cores; waiting ones sleep"
+        f"workers, {s.ranks} x {s.threads} learner{f', {judges} judges' if judges else ''}): they share the cores; "
+        "waiting ones sleep"
     )
     return [Problem("note" if wanted <= 3 * machine.cores else "warning", text)]
 
 
 def _gpus(config: RunConfig, machine: Machine) -> list[Problem]:
     a, s = config.actors, config.learners
-    wanted = a.num * a.gpus + s.ranks * s.gpus
+    wanted = a.num * a.gpus + s.ranks * s.gpus + sum(judge.gpus for judge in config.rewarders.served)
     if config.cluster.address or wanted <= machine.gpus:
         return []
     asked = f"actors.gpus = {a.gpus:g} x {a.num}, learners.gpus = {s.gpus:g} x {s.ranks}"

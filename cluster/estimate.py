@@ -18,7 +18,7 @@ from typing import Any
 from cluster.models import BUILTIN, cache_folder
 from cluster.registries import all_rewarders
 from learners.losses import WITH_REFERENCE
-from swarm.config import RunConfig
+from swarm.config import JudgeSection, RunConfig
 
 GIB = 2**30
 
@@ -111,6 +111,7 @@ def estimate(config: RunConfig, model_folder: Path | None) -> list[Row]:
     why = "Python, scorers" + (f", {children} killable child process{'es' * (children > 1)}" if children else "")
     why += f", {scorers} reward model{'s' * (scorers > 1)} without weights" if scorers else ""
     rows.append(Row(_times("reward worker", rewarders.num), one * rewarders.num, why))
+    rows += [_judge(judge, _width(config)) for judge in rewarders.served]
     if shape:
         size = shape.parameters * _width(config) / GIB
         if config.learners.lora:
@@ -205,6 +206,19 @@ def _actors(config: RunConfig, shape: Shape | None) -> list[Row]:
             Row(name, (weights + cache) * a.num, why.partition(", {host")[0], "GPU"),
         ]
     return [Row(name, (weights + cache + runtime) * a.num, why.format(host=runtime))]
+
+
+def _judge(judge: JudgeSection, width: int) -> Row:
+    """A judge that this node serves. One that runs on a GPU is counted there whole."""
+    folder, engine = local_folder(judge.model), judge.engine
+    shape = shape_of(folder) if folder else KNOWN.get(judge.model)
+    runtime = ENGINE_GIB.get(engine.name, max(ENGINE_GIB.values()))
+    weights = shape.parameters * width / GIB if shape else 0.0
+    cache = float(engine.options.get("kv_cache_gib", 1.0)) if engine.name == "vllm" else 0.0
+    why = f"{weights:.2f} weights, {cache:.2f} KV cache, {runtime:.2f} {engine.name}"
+    if not shape:
+        why += "; the model's size is not known yet"
+    return Row(f"judge {judge.name}", weights + cache + runtime, why, "GPU" if judge.gpus else "memory")
 
 
 def _learner(config: RunConfig, shape: Shape | None) -> list[Row]:

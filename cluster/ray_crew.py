@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayError
 
 from cluster import environment
 from cluster.ray_calls import BOOT_TRIES, CLOSE_S, Notice, brief, host_of, own
+from cluster.ray_judge import RayJudges
 from cluster.ray_learner import RankActor, RayLearner
 from cluster.ray_transport import Transport
 from cluster.workers import ActorWorker, RewarderWorker, parcel
@@ -49,7 +50,14 @@ class Seat:
 class RayCrew:
     """`swarm.roles.Crew` over Ray actors. Make it with `start`."""
 
-    def __init__(self, config: RunConfig, model: str, weights: Mapping[str, float], notice: Notice) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model: str,
+        judge_models: Mapping[str, Path],
+        weights: Mapping[str, float],
+        notice: Notice,
+    ) -> None:
         self._config, self._model, self._weights, self._notice = config, model, weights, notice
         self._lineage = 0
         self._newest: Weights | None = None
@@ -57,16 +65,24 @@ class RayCrew:
         self._routable = asyncio.Condition()
         self._fatal: SwarmError | None = None
         a, r, s = config.actors, config.rewarders, config.learners
+        self.judges = RayJudges(config, judge_models, notice)
         self.actors = [Seat(f"actor-{i}", self._maker(ActorWorker, a.threads, a.gpus)) for i in range(a.num)]
         self.rewarders = [Seat(f"rewarder-{i}", self._maker(RewarderWorker, 1, 0)) for i in range(r.num)]
         self.learner = RayLearner(self._maker(RankActor, s.threads, s.gpus), s.ranks, notice)
 
     @classmethod
     async def start(
-        cls, config: RunConfig, model: str, weights: Mapping[str, float], notice: Notice, with_learner: bool = True
+        cls,
+        config: RunConfig,
+        model: str,
+        judge_models: Mapping[str, Path],
+        weights: Mapping[str, float],
+        notice: Notice,
+        with_learner: bool = True,
     ) -> RayCrew:
-        """Start every process at once and wait until all are ready."""
-        crew = cls(config, model, weights, notice)
+        """Start every process at once and wait until all are ready. `judge_models` are the folders of the judges that
+        this node serves."""
+        crew = cls(config, model, judge_models, weights, notice)
         seats = [*crew.actors, *crew.rewarders]
         for seat in seats:
             seat.process = seat.make()
@@ -74,7 +90,7 @@ class RayCrew:
             crew.learner.start()
         try:
             learner = [crew.learner.ready()] if with_learner else []
-            await asyncio.gather(*(crew._await_ready(seat) for seat in seats), *learner)
+            await asyncio.gather(*(crew._await_ready(seat) for seat in seats), crew.judges.ready(), *learner)
         except BaseException:
             await crew.close()
             raise
@@ -142,6 +158,7 @@ class RayCrew:
             with suppress(RayError, SwarmError, TimeoutError):  # it is about to be killed
                 await asyncio.wait_for(own(seat.process.close.remote()), CLOSE_S)
             ray.kill(seat.process)
+        await self.judges.close()
         await self._transport.close()
 
     # -- processes ----------------------------------------------------------------------------------------------------
@@ -158,7 +175,7 @@ class RayCrew:
             if kind is ActorWorker:
                 return remote.remote(self._config, self._model, self._lineage)
             if kind is RewarderWorker:
-                return remote.remote(self._config)
+                return remote.remote(self._config, self.judges.chats)
             return remote.remote(self._config, self._model, rank)
 
         return make

@@ -17,7 +17,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 def cpus_asked(config: RunConfig) -> int:
     """Cores that all workers of a recipe ask Ray for."""
     a, r, s = config.actors, config.rewarders, config.learners
-    return a.num * a.threads + r.num + s.ranks * s.threads
+    return a.num * a.threads + r.num + s.ranks * s.threads + sum(judge.threads for judge in r.served)
 
 
 @contextmanager
@@ -74,6 +74,7 @@ def _spare_the_cores() -> None:
 
 def _demand(config: RunConfig, has: dict[str, float]) -> None:
     gpus = config.actors.num * config.actors.gpus + config.learners.ranks * config.learners.gpus
+    gpus += sum(judge.gpus for judge in config.rewarders.served)
     for kind, wanted in (("CPU", float(cpus_asked(config))), ("GPU", gpus)):
         if has.get(kind, 0.0) < wanted:
             raise ConfigError(

@@ -43,6 +43,7 @@ def specs_of(config: RunConfig) -> list[tuple[str, Spec, Registry]]:
     found += [(f"actors.tasks.{i}", spec, SOURCES) for i, spec in enumerate(config.actors.tasks)]
     found += [(f"rewarders.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.rewarders.use)]
     found += [(f"eval.use.{i}", spec, REWARDERS) for i, spec in enumerate(config.eval.use)]
+    found += [(f"rewarders.judges.{i}.engine", j.engine, ENGINES) for i, j in enumerate(config.rewarders.judges)]
     s = config.learners
     found += [("learners.loss", s.loss, LOSSES), ("learners.advantage", s.advantage, ADVANTAGES)]
     found += [("learners.correction", s.correction, CORRECTIONS), ("learners.truncation", s.truncation, TRUNCATIONS)]

@@ -107,7 +107,7 @@ def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = (
         if not steps:
             raise ConfigError(f"{folder.rollouts}: no recorded rollouts")
         try:
-            worker = RewarderWorker(after)
+            worker = RewarderWorker(_patient(after))
         except ValueError as error:
             raise ConfigError(str(error)) from None
         target = _beside(folder)
@@ -146,6 +146,13 @@ def show(console: Console, result: dict[str, Any]) -> None:
     for name, statuses in result["verdicts"].items():
         console.print(f"{name}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())))
     console.print(f"written to {result['written']}")
+
+
+def _patient(config: RunConfig) -> RunConfig:
+    """With judges that are waited for, since nothing else waits here, and without sentinels: these judge a run."""
+    changes = {"backlog": AT_ONCE, "patience_s": 0.0, "stand_in": 0.0}
+    judges = [judge.model_copy(update=changes) for judge in config.rewarders.judges]
+    return config.model_copy(update={"rewarders": config.rewarders.model_copy(update={"judges": judges, "sentinels": 0.0})})
 
 
 async def _all(

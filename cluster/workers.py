@@ -19,14 +19,16 @@ import pyarrow as pa
 
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
+from rewarders.backlog import DISPLACED
 from rewarders.chat import ChatModel
 from rewarders.endpoint import Endpoint
+from rewarders.stand_in import STAND_IN
 from rewarders.verdict_store import VerdictStore
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig, WeightedSpec
 from swarm.roles import Saved, SyncReport, Usage
-from swarm.types import CANARY_TOKENS, Group, GroupFacts, PolicyVersion, Prompt, StepReport, Weights
+from swarm.types import CANARY_TOKENS, Group, GroupFacts, Labels, PolicyVersion, Prompt, StepReport, Weights
 
 if TYPE_CHECKING:
     from learners.learner import PolicyLearner
@@ -51,8 +53,10 @@ def weights_of(specs: Sequence[WeightedSpec]) -> dict[str, float]:
     return dict(zip(scores.labels([s.name for s in specs]), [s.weight for s in specs], strict=True))
 
 
-def parcel(group: Group, weights: Mapping[str, float]) -> Parcel:
-    """A group as a record batch with the facts that the driver may know; rewards only once there are verdicts."""
+def parcel(group: Group, weights: Mapping[str, float], backlog: int = 0) -> Parcel:
+    """A group as a record batch with the facts that the driver may know; rewards only once there are verdicts.
+
+    `backlog` groups wait for judges where it was scored."""
     batch = schema.to_batch(group)
     lengths = [len(r.tokens) for r in group.rollouts]
     steps = [span.step for r in group.rollouts for span in r.spans]
@@ -69,9 +73,22 @@ def parcel(group: Group, weights: Mapping[str, float]) -> Parcel:
         newest_step=max(steps, default=0),
         rewards=scores.rewards([r.verdicts for r in group.rollouts], weights) if scored else (),
         causes=tuple(c for r in group.rollouts if (c := scores.cause(r.verdicts))),
+        labels=labels_of(group, backlog) if scored else None,
         bytes=batch.nbytes,
     )
     return batch, facts
+
+
+def labels_of(group: Group, backlog: int) -> Labels:
+    """How a scored group came by its verdicts."""
+    rollouts = [rollout.verdicts for rollout in group.rollouts]
+    ages = [v.waited_s + v.seconds for each in rollouts for v in each if v.value is not None and v.waited_s]
+    return Labels(
+        age_s=max(ages, default=None),
+        backlog=backlog,
+        displaced=sum(any(DISPLACED in v.cause for v in each) for each in rollouts),
+        stood_in=sum(any(part.endswith(STAND_IN) for v in each for part in v.parts) for each in rollouts),
+    )
 
 
 class ActorWorker:
@@ -128,7 +145,7 @@ class RewarderWorker:
         self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
-        self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels)
+        self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels, sections=r.judges)
         self._exam_weights = weights_of(config.eval.use)
         self._exam = make(config.eval.use) if config.eval.use else None
 
@@ -140,8 +157,14 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        scored, found = parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        judged = await self._worker.score(schema.from_batch(batch))
+        scored, found = parcel(judged, self._weights, self._worker.waiting)
         return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
+
+    @property
+    def longest_backlog(self) -> int:
+        """Most groups that ever waited for one judge."""
+        return self._worker.longest_backlog
 
     async def judge(self, group: Group) -> Group:
         """The group with new verdicts, however few of them have a value."""

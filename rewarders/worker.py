@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rewarders.backlog import Backlog, plane
 from rewarders.channels import Channels
 from rewarders.chat import ChatModel
 from rewarders.nested import ask, processes
@@ -17,7 +18,7 @@ from rewarders.registry import build
 from rewarders.sentinels import Probe, Watch
 from rewarders.suites import ORDINARY
 from rewarders.verdict_store import VerdictStore
-from swarm.config import ChannelsSection, Spec
+from swarm.config import ChannelsSection, JudgeSection, Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
@@ -40,7 +41,8 @@ class RewardWorker:
     ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
     `keyed_by` what these depend on. Both belong to the caller. With `sentinels` (a rate) rewarders that judge truth are
     watched, see `rewarders.sentinels`; `breaker` is the worst family's limit. With `channels`, verdicts are stamped
-    with stratum and error rates, and the worker keeps what it learns of its rewarders.
+    with stratum and error rates, and the worker keeps what it learns of its rewarders. Before a rewarder that asks a
+    judge with one of these `sections`, also deep inside, is a backlog (that of the first, where it asks several).
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class RewardWorker:
         sentinels: float = 0.0,
         breaker: float = 0.2,
         channels: ChannelsSection | None = None,
+        sections: Sequence[JudgeSection] = (),
     ) -> None:
         self.channels = Channels(channels) if channels is not None else None
         self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
         self._store = store
+        self._backlogs = self._planes(use, {section.name: section for section in sections})  # by rewarder's place
         self._watches = [
             Watch(spec, rewarder, rate=sentinels, limit=breaker)
             if sentinels and getattr(rewarder, "about_truth", True)
@@ -97,6 +101,16 @@ class RewardWorker:
         judged = group.with_verdicts(list(zip(*columns, strict=True)))
         return self.channels.stamp(judged) if self.channels else judged
 
+    @property
+    def waiting(self) -> int:
+        """Groups that wait for judges now."""
+        return sum(backlog.waiting for backlog in self._backlogs.values())
+
+    @property
+    def longest_backlog(self) -> int:
+        """Most groups that ever waited for one judge."""
+        return max((backlog.largest for backlog in self._backlogs.values()), default=0)
+
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
         that the store had."""
@@ -119,8 +133,19 @@ class RewardWorker:
         """Close all rewarders; no child process stays."""
         for probe in self._probes:
             probe.cancel()
+        for backlog in self._backlogs.values():
+            backlog.close()
         for rewarder in self._rewarders:
             rewarder.close()
+
+    def _planes(self, use: Sequence[Spec], sections: Mapping[str, JudgeSection]) -> dict[int, Backlog]:
+        found = {}
+        for which, spec in enumerate(use):
+            asked = next((name for name in judges_in(spec.options) if name in sections), None)
+            if asked is not None:
+                rewarder = self._rewarders[which]
+                found[which] = plane(rewarder.name, partial(self._judged, rewarder), sections[asked])
+        return found
 
     async def _watched(self, which: int, group: Group) -> list[Verdict]:
         """The verdicts on a real group as they may leave; a probe that is due runs beside what comes next. Evaluations
@@ -161,8 +186,10 @@ class RewardWorker:
         return verdicts
 
     async def _ask_once(self, which: int, group: Group) -> list[Verdict]:
-        rewarder = self._rewarders[which]
-        return await ask(rewarder, group, self._timeout_s, partial(self._judged, rewarder))
+        """What waits in a backlog waits without limit: a rewarder that asks a judge limits its requests itself."""
+        rewarder, backlog = self._rewarders[which], self._backlogs.get(which)
+        how = backlog.judge if backlog else partial(self._judged, rewarder)
+        return await ask(rewarder, group, self._timeout_s, how)
 
     async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
         if self._store is None or not hasattr(rewarder, "keyed_by"):
@@ -182,3 +209,12 @@ class RewardWorker:
             f"{num_scored} of {len(found)} rollouts of prompt {group.prompt.id} were scored; "
             f"rewarder {last.rewarder}: {last.status}: {last.cause}; {ADVICE[last.status]}"
         )
+
+
+def judges_in(options: Any) -> Iterator[str]:
+    """The names of the judges that a rewarder with these options asks, itself and those inside it."""
+    for key, value in options.items() if isinstance(options, Mapping) else enumerate(options):
+        if key == "judge" and isinstance(value, str):
+            yield value
+        elif isinstance(value, (Mapping, list, tuple)):
+            yield from judges_in(value)

@@ -128,6 +128,14 @@ class JudgeSection(Section):
     """Compute threads, where this node serves it on a CPU."""
     gpus: NotNegative = 0.0
     """GPUs that it asks Ray for, where this node serves it."""
+    backlog: Count = 64
+    """Most groups that wait for it in each reward worker; the newest is judged first. Of more, the oldest leaves with
+    an abstention, hence without a reward where no other rewarder gives one."""
+    patience_s: NotNegative = 0.0
+    """A group leaves likewise when it has no verdict after so many seconds; 0 to stay."""
+    stand_in: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """While the judge is down a small scorer learned from its verdicts may answer, once it agrees with the judge on
+    more than this share of unseen answers (above 0.5); its verdicts have the part `stand_in`. 0: never."""
 
 
 class KnownRates(Section):
@@ -189,6 +197,11 @@ class RewardersSection(Section):
     """Its file; empty: beside the recipe, as NAME.certificate.json."""
     channels: ChannelsSection | None = None
     """How often rewarders err, for `learners.noise` and for reports."""
+
+    @property
+    def served(self) -> list[JudgeSection]:
+        """Those that this node serves."""
+        return [judge for judge in self.judges if not judge.endpoint]
 
 
 class LoraSection(Section):

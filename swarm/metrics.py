@@ -28,8 +28,24 @@ def step_metrics(
         "digest": weights.digest,
         "weights_bytes": weights.bytes,
         "learner_shares": shares.read(),
+        **label_metrics(batch),
         **sync_metrics(weights),
         **report.metrics,
+    }
+
+
+def label_metrics(batch: Sequence[Handle]) -> dict[str, float]:
+    """Ages of the judges' labels in a batch, in seconds, and what judges that were behind or down did to it."""
+    found = [handle.facts.labels for handle in batch if handle.facts.labels]
+    if not found:
+        return {}
+    rollouts = sum(handle.facts.num_rollouts for handle in batch)
+    ages = [labels.age_s for labels in found if labels.age_s is not None]
+    known = {"reward/label_age_mean_s": float(np.mean(ages)), "reward/label_age_max_s": max(ages)} if ages else {}
+    return known | {
+        "reward/backlog": max(labels.backlog for labels in found),
+        "reward/displaced_frac": sum(labels.displaced for labels in found) / rollouts,
+        "reward/stand_in_frac": sum(labels.stood_in for labels in found) / rollouts,
     }
 
 

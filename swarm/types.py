@@ -187,6 +187,20 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """How a group came by its verdicts."""
+
+    age_s: float | None
+    """Of the oldest value that waited for a judge: from the group's arrival at the rewarder to the verdict."""
+    backlog: int = 0
+    """Groups that waited for judges in its reward worker when it was scored."""
+    displaced: int = 0
+    """Rollouts that a judge did not get to."""
+    stood_in: int = 0
+    """Rollouts with the verdict of a stand-in."""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupFacts:
     """What the driver may know of a group without touching its tokens."""
 
@@ -205,6 +219,8 @@ class GroupFacts:
     """Why rollouts have no reward, for the counters."""
     notices: tuple[Mapping[str, Any], ...] = ()
     """Events of the reward worker since its last group, for the journal."""
+    labels: Labels | None = None
+    """Once it is scored."""
     bytes: int = 0
 
 

@@ -189,6 +189,19 @@ def test_gpus_that_are_not_there_are_an_error_and_enough_are_none(model):
     assert texts(config, replace(BIG, gpus=1), model) == []
 
 
+def test_a_judge_that_this_node_serves_is_counted_and_one_elsewhere_is_not(model):
+    own = {"name": "own", "model": str(model), "engine": "transformers", "threads": 3, "gpus": 1.0}
+    away = {"name": "away", "model": "big", "endpoint": "http://127.0.0.1:9/v1"}
+    alone, both = (recipe(str(model), rewarders={"judges": judges}) for judges in ([away], [away, own]))
+    assert not any("judge" in row.process for row in estimate(alone, model))
+    [row] = [row for row in estimate(both, model) if row.process == "judge own"]
+    assert row.where == "GPU"
+    assert row.gib * GIB > 2 * 3_000_000
+    assert any("1 GPUs asked, 0 here" in t for t in texts(both, folder=model))
+    assert any("7 threads on 2 cores" in t for t in texts(both, replace(BIG, cores=2), model, "warning"))
+    assert any("4 threads on 2 cores" in t for t in texts(alone, replace(BIG, cores=2), model, "note"))
+
+
 def test_on_a_gpu_the_weights_are_not_counted_as_memory(model):
     cpu, gpu = recipe(str(model)), recipe(str(model), learners={"steps": 5, "gpus": 1.0})
     assert total_gib(estimate(cpu, model), "GPU") == 0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rewarders.registry import REWARDERS
-from rewarders.worker import RewardWorker
-from swarm.config import ChannelsSection, KnownRates, Spec
+from rewarders.worker import RewardWorker, judges_in
+from swarm.config import ChannelsSection, JudgeSection, KnownRates, Spec
 from swarm.errors import RewarderError
 from swarm.types import Group, Status, Verdict
 
@@ -183,3 +183,69 @@ def test_importing_the_registry_loads_nothing_heavy() -> None:
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+class Asking:
+    """A rewarder that asks a judge."""
+
+    def __init__(self, *, judge: Any, also: Any = None) -> None:
+        self.name = "asking"
+        self._judge = judge
+
+    async def judge(self, group: Group) -> Sequence[Verdict]:
+        answer = await self._judge.answer()
+        return [Verdict("asking", Status.SCORED, answer) for _ in group.rollouts]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_rewarder_that_asks_a_judge_has_a_backlog_and_the_others_do_not_wait(make_group, monkeypatch) -> None:
+    monkeypatch.setitem(REWARDERS, "asking", Asking)
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        class Slow:
+            name = "slow"
+
+            async def answer(self) -> float:
+                await gate.wait()
+                return 0.5
+
+        made = RewardWorker(
+            [Spec(name="exact"), Spec(name="asking", options={"judge": "slow"})],
+            timeout_s=0.05,  # is for those that ask nobody
+            retries=0,
+            judges={"slow": Slow()},  # type: ignore[dict-item]
+            sections=[JudgeSection(name="slow", model="m", concurrent=1, backlog=2)],
+        )
+        tasks = [asyncio.create_task(made.score(make_group(["4", "5"], "4"))) for _ in range(5)]
+        done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        while len(done) < 2:
+            done |= (await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED))[0]
+            rest -= done
+        assert made.waiting == made.longest_backlog == 2
+        for task in done:
+            verdicts = [rollout.verdicts for rollout in task.result().rollouts]
+            assert [v[0].value for v in verdicts] == [1.0, 0.0]
+            assert all(v[1].cause.startswith("displaced: the judge is behind") for v in verdicts)
+        await asyncio.sleep(0.1)
+        gate.set()
+        scored = [await task for task in rest]
+        assert {v.value for group in scored for r in group.rollouts for v in r.verdicts[1:]} == {0.5}
+        assert max(r.verdicts[1].waited_s for group in scored for r in group.rollouts) >= 0.1
+        assert made.counts()["asking"] == {"abstained": 4, "scored": 6}
+        made.close()
+
+    asyncio.run(main())
+
+
+def test_judges_are_found_wherever_a_rewarder_names_them() -> None:
+    options = {
+        "when": {"name": "x", "judge": "a"},
+        "of": [{"judge": "b"}, 3, "judge"],
+        "judge": "c",
+        "table": {"judge": 1},
+    }
+    assert list(judges_in(options)) == ["a", "b", "c"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from swarm.types import (
     Finish,
     GroupFacts,
     Handle,
+    Labels,
     PolicyVersion,
     Prompt,
     Rollout,
@@ -154,6 +156,23 @@ def test_step_metrics_leave_out_rollouts_without_a_reward() -> None:
     assert line["reward"] == pytest.approx(1 / 3)
     assert line["mean_length"] == 6.0
     assert metrics.step_metrics(1, report, [facts((None,), 4.0)], weights, Shares())["reward"] is None
+
+
+def test_step_metrics_tell_how_old_the_labels_of_judges_are() -> None:
+    weights, report = Weights(PolicyVersion("learner", 0, 3), "", "abc", 7), StepReport(3, 4, 40, 30, 1.5)
+
+    def line(*labels: Labels | None) -> dict[str, Any]:
+        batch = [facts((1.0, 0.0), 4.0) for _ in labels]
+        batch = [replace(h, facts=replace(h.facts, labels=found)) for h, found in zip(batch, labels, strict=True)]
+        return metrics.step_metrics(0, report, batch, weights, Shares())
+
+    found = line(Labels(2.0, 3), Labels(4.0, 1, stood_in=1), Labels(None, 5, displaced=2))
+    assert (found["reward/label_age_mean_s"], found["reward/label_age_max_s"]) == (3.0, 4.0)
+    assert found["reward/backlog"] == 5
+    assert found["reward/displaced_frac"] == pytest.approx(2 / 6)
+    assert found["reward/stand_in_frac"] == pytest.approx(1 / 6)
+    assert "reward/label_age_mean_s" not in line(Labels(None))
+    assert not [key for key in line(None) if key.startswith("reward/")]
 
 
 def test_step_metrics_tell_what_a_delta_saves() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.build import make_stream
+from cluster.models import resolve
 from rewarders.certificate import Limits, certificate, examine, problem_of
+from rewarders.chat import ChatModel, Reply
+from rewarders.endpoint import Endpoint
 from rewarders.registry import build
 from rewarders.suites import is_askable
-from rewarders.versions import version_of
+from rewarders.version import present_version
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
-from swarm.scores import labels
+from swarm.roles import Rewarder
 
 
 def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out: Path | None, console: Console) -> Any:
@@ -30,36 +36,72 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
-    found = asyncio.run(_examined(config, prompts, console))
+    with _made(config, _asked(config)) as made:
+        found = asyncio.run(_examined(made, config, prompts, console))
+        versions = {rewarder.name: present_version(rewarder) for rewarder in made}
     about = {"recipe": str(recipe), "questions": len(prompts)}
-    result = certificate(found, versions(config), limits, about)
+    result = certificate(found, versions, limits, about)
     path = out or default_path(recipe)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return result | {"path": str(path)}
 
 
-async def _examined(config: RunConfig, prompts: Any, console: Console) -> dict[str, Any]:
+async def _examined(made: Sequence[Rewarder], config: RunConfig, prompts: Any, console: Console) -> dict[str, Any]:
     r = config.rewarders
-    made = build(r.use, r.timeout_s)
-    try:
-        found = {}
-        for rewarder, spec in zip(made, r.use, strict=True):
-            if getattr(rewarder, "about_truth", True):
-                console.print(f"{rewarder.name}: {len(prompts)} questions")
-                found[rewarder.name] = await examine(rewarder, spec, prompts, timeout_s=r.timeout_s, seed=config.seed)
-            else:
-                console.print(f"{rewarder.name}: does not judge truth; not examined")
-        return found
-    finally:
+    found = {}
+    for rewarder, spec in zip(made, r.use, strict=True):
+        if getattr(rewarder, "about_truth", True):
+            console.print(f"{rewarder.name}: {len(prompts)} questions")
+            found[rewarder.name] = await examine(rewarder, spec, prompts, timeout_s=r.timeout_s, seed=config.seed)
+        else:
+            console.print(f"{rewarder.name}: does not judge truth; not examined")
+    return found
+
+
+@contextmanager
+def _made(config: RunConfig, judges: Mapping[str, ChatModel]) -> Iterator[list[Rewarder]]:
+    """The recipe's rewarders; closes them, and the judges."""
+    with ExitStack() as closing:
+        for judge in judges.values():
+            closing.callback(judge.close)
+        made = build(config.rewarders.use, config.rewarders.timeout_s, judges)
         for rewarder in made:
-            rewarder.close()
+            closing.callback(rewarder.close)
+        yield made
 
 
-def versions(config: RunConfig) -> dict[str, str]:
-    """Of the recipe's rewarders, by label."""
-    r = config.rewarders
-    names = labels([spec.name for spec in r.use])
-    return {label: version_of(spec, r.judges) for label, spec in zip(names, r.use, strict=True)}
+def _asked(config: RunConfig) -> dict[str, ChatModel]:
+    """The judges by name; this process serves those without an endpoint."""
+    judges: dict[str, ChatModel] = {j.name: Endpoint(j) for j in config.rewarders.judges if j.endpoint}
+    for section in config.rewarders.served:
+        from cluster.served_judge import ServedJudge
+
+        judges[section.name] = ServedJudge(section, resolve(section.model), config.model.dtype)
+    return judges
+
+
+@dataclass(slots=True)
+class _Named:
+    """A judge that is not asked, only named."""
+
+    name: str
+
+    async def ask(self, messages: Any, *, max_tokens: int, choices: Sequence[str] = ()) -> Reply:
+        raise ConnectionError(f"{self.name} is not served here")
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def versions_of(config: RunConfig) -> dict[str, str]:
+    """Of the recipe's rewarders, by label, without asking any judge."""
+    named: dict[str, ChatModel] = {j.name: Endpoint(j) for j in config.rewarders.judges if j.endpoint}
+    for section in config.rewarders.served:
+        from cluster.served_judge import served_name
+
+        named[section.name] = _Named(served_name(section, resolve(section.model)))
+    with _made(config, named) as made:
+        return {rewarder.name: present_version(rewarder) for rewarder in made}
 
 
 def require(recipe: Path, config: RunConfig) -> Path | None:
@@ -69,7 +111,7 @@ def require(recipe: Path, config: RunConfig) -> Path | None:
     if not config.rewarders.require_certificate:
         return None
     path = Path(config.rewarders.certificate) if config.rewarders.certificate else default_path(recipe)
-    if problem := problem_of(path, versions(config), f"swarm certify {recipe}"):
+    if problem := problem_of(path, versions_of(config), f"swarm certify {recipe}"):
         raise ConfigError(problem)
     return path
 

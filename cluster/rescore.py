@@ -152,7 +152,8 @@ def _patient(config: RunConfig) -> RunConfig:
     """With judges that are waited for, since nothing else waits here, and without sentinels: these judge a run."""
     changes = {"backlog": AT_ONCE, "patience_s": 0.0, "stand_in": 0.0}
     judges = [judge.model_copy(update=changes) for judge in config.rewarders.judges]
-    return config.model_copy(update={"rewarders": config.rewarders.model_copy(update={"judges": judges, "sentinels": 0.0})})
+    rewarders = config.rewarders.model_copy(update={"judges": judges, "sentinels": 0.0})
+    return config.model_copy(update={"rewarders": rewarders})
 
 
 async def _all(

@@ -14,8 +14,7 @@ from rewarders.guard import Guard
 from rewarders.math_verify import MathVerify
 from rewarders.tallies import interval
 from rewarders.verdicts import for_all, unscored
-from rewarders.versions import version_of
-from swarm.config import JudgeSection, Spec
+from swarm.config import Spec
 from swarm.types import Status
 from tests.rewarders.weak import Random, Weak, key_of, sums
 
@@ -126,43 +125,6 @@ def test_channels_have_counts_by_rewarder_and_stratum(tmp_path) -> None:
     assert found["right"] == 30
     assert found["rejected_right"] == found["accepted_wrong"] == 0
     assert found["wrong"] == 90
-
-
-def test_versions_change_with_options_source_judge_and_users_file(tmp_path, monkeypatch) -> None:
-    exact = version_of(Spec(name="exact"))
-    assert exact == version_of(Spec(name="exact"))
-    assert exact.startswith("exact@")
-    assert exact != version_of(Spec(name="exact", options={"ignore_case": True}))
-    guard = Spec(name="guard", options={"of": {"name": "exact"}})
-    assert version_of(guard) != version_of(Spec(name="guard", options={"of": {"name": "math_verify"}}))
-    asks = Spec(name="guard", options={"of": {"name": "exact", "judge": "small"}})
-    judges = [[JudgeSection(name="small", model=m, timeout_s=t)] for m, t in (("a", 30.0), ("b", 30.0), ("a", 5.0))]
-    first, other, slower = (version_of(asks, j) for j in judges)
-    assert first != other
-    assert first == slower
-    monkeypatch.chdir(tmp_path)
-    function = Spec(name="function", options={"path": "version_rewards:f"})
-    Path("version_rewards.py").write_text("def f(completions, **c): return [1.0] * len(completions)\n")
-    before = version_of(function)
-    Path("version_rewards.py").write_text("def f(completions, **c): return [0.0] * len(completions)\n")
-    assert version_of(function) != before
-
-
-def test_versions_change_with_the_source_of_the_class_its_helpers_and_its_child(monkeypatch, tmp_path) -> None:
-    import shutil
-
-    from rewarders import versions
-
-    copy = tmp_path / "rewarders"
-    shutil.copytree(versions.HERE, copy)
-    monkeypatch.setattr(versions, "HERE", copy)
-    before = version_of(Spec(name="math_verify"))
-    for module, counts in (("worker", False), ("exact", False), ("math_verify", True), ("child_math_verify", True)):
-        path = copy / f"{module}.py"
-        path.write_text(path.read_text() + "\n# changed\n")
-        after = version_of(Spec(name="math_verify"))
-        assert (after != before) is counts, module
-        before = after
 
 
 @pytest.mark.parametrize(("hits", "num", "low", "high"), [(0, 0, 0, 1), (0, 10, 0, 0.3085), (10, 10, 0.6915, 1)])

@@ -166,7 +166,11 @@ def _math_round(cell: Cell) -> dict[str, Any]:
     towers, _ = make_groups(seed, GROUPS * SIZE // 100)
     for arm in (ours, direct):
         arm.score(make_groups(1000 + seed)[0][:5])
-    arms = {"direct": (direct, clean), "ours": (ours, clean), "ours towers": (ours, towers)}
+    arms: dict[str, tuple[Any, list[Group]]] = {
+        "direct": (direct, clean),
+        "ours": (ours, clean),
+        "ours towers": (ours, towers),
+    }
     order = sorted(arms, reverse=bool(seed % 2))
     slices: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for begin in range(0, GROUPS, SLICE):

@@ -38,7 +38,7 @@ class Verifier:
         self._targets = [latex, self._library.ExprExtractionConfig()]
         self._gold = lru_cache(64)(self._read_gold)
         # Its first parses build tables for up to a second: do that before anyone's time runs.
-        for warm in ("1/2", "(1,2)", "\\sqrt{2}", "3!"):
+        for warm in ("1/2", "(1,2)", "\\sqrt{2}", "3!", "2^{3^{2}}", "(2^3)!"):
             self._library.verify(self._gold(warm), self._gold(warm), timeout_seconds=None)
 
     def __call__(self, job: dict[str, Any]) -> Any:

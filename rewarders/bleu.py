@@ -22,6 +22,8 @@ class Bleu:
     spaces. `timeout_s` is for one group.
     """
 
+    about_truth = False
+
     def __init__(
         self,
         *,

@@ -9,12 +9,11 @@ being wrong. Only where a prompt's own answer says nothing by this measure (`[]`
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from dataclasses import replace
 
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.keys import content_free
+from rewarders.nested import Nested
 from rewarders.verdicts import scored, unscored
 from swarm.roles import Rewarder
 from swarm.types import Group, Status, Verdict
@@ -29,7 +28,7 @@ def worthless(text: str, answer: str | None = None, how: Extract = "whole") -> s
     return "no answer found" if found is None else content_free(found)
 
 
-class Guard:
+class Guard(Nested):
     """The verdicts of another rewarder, and 0 for responses that say nothing.
 
     `extract` is the form in which an answer is wanted (`boxed`, `tag`, ...): what has none is guarded as well. The
@@ -39,34 +38,23 @@ class Guard:
 
     def __init__(self, *, of: Rewarder, extract: Extract = "whole", timeout_s: float = 10.0) -> None:
         check_extract(extract)
-        self.name = "guard"
-        self.inner = (of,)
-        self.about_truth = getattr(of, "about_truth", True)
+        super().__init__("guard", (of,), timeout_s)
         self._of = of
         self._extract: Extract = extract
-        self._limit = None if "timeout_s" in inspect.signature(type(of)).parameters else timeout_s
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
         causes = [worthless(r.text, group.prompt.answer, self._extract) for r in group.rollouts]
-        rest = tuple(r for r, cause in zip(group.rollouts, causes, strict=True) if not cause)
-        async with asyncio.timeout(self._limit):
-            asked = list(await self._of.judge(replace(group, rollouts=rest))) if rest else []
-        if len(asked) != len(rest):
-            raise ValueError(f"{self._of.name} answered {len(asked)} verdicts for {len(rest)} rollouts")
-        if asked and all(v.status is Status.ABSTAINED for v in asked):
+        rest = [i for i, cause in enumerate(causes) if not cause]
+        asked = await self._ask_some(self._of, group, rest)
+        if asked and all(v.status is Status.ABSTAINED for v in asked.values()):
             verdict = unscored(self.name, Status.ABSTAINED, f"guarded, and {self._of.name} abstains on the others")
         else:
             verdict = scored(self.name, 0.0)
-        others = iter(asked)
-        return [self._guarded(verdict, cause) if cause else self._named(next(others)) for cause in causes]
-
-    def close(self) -> None:
-        """Close the other rewarder."""
-        self._of.close()
+        return [self._guarded(verdict, c) if c else self._named(asked[i]) for i, c in enumerate(causes)]
 
     def _named(self, verdict: Verdict) -> Verdict:
-        return replace(verdict, rewarder=self.name)
+        return replace(verdict, rewarder=self.name, version="")
 
     def _guarded(self, verdict: Verdict, cause: str) -> Verdict:
         return replace(verdict, cause=cause) if verdict.value is not None else verdict

@@ -20,6 +20,8 @@ class JsonSchema:
     key that stands twice are not JSON. References to other documents are not fetched. `timeout_s` is for one group.
     """
 
+    about_truth = False
+
     def __init__(
         self,
         *,

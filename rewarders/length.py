@@ -22,6 +22,8 @@ class Length:
     The bare count is in the verdict's parts. Give it a small weight: alone it pays for saying nothing.
     """
 
+    about_truth = False
+
     def __init__(
         self,
         *,

@@ -20,6 +20,8 @@ class Pattern:
     for one group.
     """
 
+    about_truth = False
+
     def __init__(self, *, pattern: str, how: Literal["full", "search"] = "full", timeout_s: float = 10.0) -> None:
         if how not in HOW:
             raise ValueError(f"how = {how!r}: wanted one of {', '.join(HOW)}")

@@ -63,13 +63,7 @@ def test_settings_are_written_as_toml() -> None:
     assert tomllib.loads(f"v = {toml(value)}")["v"] == value
 
 
-NEEDS = {"strata, backward": "learners.noise", "key, guarded": "rewarders.sentinels"}
-"""Arms whose settings are not here yet."""
-
-
-@pytest.mark.parametrize(
-    "arm", [pytest.param(a, marks=pytest.mark.xfail(reason=NEEDS[a])) if a in NEEDS else a for a in training.ARMS]
-)
+@pytest.mark.parametrize("arm", training.ARMS)
 def test_every_arm_of_the_training_bench_is_a_recipe(arm) -> None:
     settings = training.settings_of(arm, 1)
     config = check(RECIPES / "tiny.toml", [f"{key}={toml(value)}" for key, value in settings.items()])

@@ -10,9 +10,11 @@ from cluster.registries import all_rewarders, problems_of, specs_of
 from learners.advantages import TEACHES_FLAT
 from learners.losses import WITHOUT_RATIO
 from learners.truncation import PENALTIES
+from rewarders.endpoint import endpoint_problem
 from rewarders.function import check_function
+from rewarders.registry import REWARDERS
 from swarm import config as recipes
-from swarm.config import LearnersSection, RunConfig, Spec
+from swarm.config import LearnersSection, RunConfig, Spec, nearest
 from swarm.errors import ConfigError
 
 NO_CORRECTION = Spec(name="none")
@@ -37,6 +39,7 @@ def problems_in(config: RunConfig) -> list[str]:
         path = spec.options.get("path")
         if spec.name == "function" and isinstance(path, str) and (problem := check_function(path)):
             problems.append(f"{key}.path = {path!r}: {problem}")
+    problems += judge_problems(config)
     problems += rule_problems(config)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:
@@ -53,6 +56,26 @@ def problems_in(config: RunConfig) -> list[str]:
         problems.append("learners.offload = true: ZeRO does it; set learners.zero_stage to 1, 2 or 3")
     if config.cluster.placement == "inline" and config.cluster.address:
         problems.append(f'cluster.address = "{config.cluster.address}": only placement = "ray" has a cluster')
+    return problems
+
+
+def judge_problems(config: RunConfig) -> list[str]:
+    """Judges that cannot be asked, and rewarders that ask one who is not there."""
+    names = [judge.name for judge in config.rewarders.judges]
+    problems = []
+    for i, judge in enumerate(config.rewarders.judges):
+        key = f"rewarders.judges.{i}"
+        if judge.name in names[:i]:
+            problems.append(f'{key}.name = "{judge.name}": there is another judge of that name')
+        if judge.endpoint and (problem := endpoint_problem(judge.endpoint)):
+            problems.append(f"{key}.endpoint = {problem}")
+        if judge.key_env and not judge.endpoint:
+            problems.append(f'{key}.key_env = "{judge.key_env}": without an endpoint there is nothing to send a key to')
+    for key, spec in all_rewarders(config):
+        asked = spec.options.get("judge")
+        if isinstance(asked, str) and spec.name in REWARDERS and asked not in names:
+            none = "; there is no [[rewarders.judges]]" if not names else nearest(asked, names)
+            problems.append(f'{key}.judge = "{asked}": no such judge{none}')
     return problems
 
 

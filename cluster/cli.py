@@ -150,6 +150,23 @@ def replay(run_folder: Path, since: int, steps: int | None, as_json: bool) -> No
     console.print(verdict(result))
 
 
+@group.command(epilog="Example: swarm rescore runs/cpu-1 --set \"rewarders.use=['math_verify']\"")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@SET
+@JSON
+@fails_plainly
+def rescore(run_folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Judge a run's recorded rollouts again, with its rewarders or others, and say what would have changed. The new
+    verdicts are written beside the old ones; nothing is trained."""
+    from cluster.rescore import rescore as judge_again
+    from cluster.rescore import show
+    from swarm.journal import RunFolder
+
+    console = Console(stderr=as_json)
+    result = judge_again(RunFolder.open(run_folder), console=console, overrides=overrides)
+    click.echo(json.dumps(result)) if as_json else show(console, result)
+
+
 @group.command(epilog="Example: swarm doctor cluster/recipes/cpu.toml")
 @RECIPE
 @SET

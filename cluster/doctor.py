@@ -28,6 +28,7 @@ from rich.text import Text
 
 from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, context_of, estimate, local_folder, shape_of, total_gib
 from cluster.precision import native_bfloat16, on_gpus
+from rewarders.endpoint import key_problem
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 
@@ -136,8 +137,15 @@ def missing(config: RunConfig, model_folder: Path | None = None, machine: Machin
         *_memory(config, model_folder, machine),
         *_disk(config, model_folder),
         *_address(config),
+        *_keys(config),
     ]
     return sorted(found, key=lambda p: list(STYLES).index(p.level))
+
+
+def _keys(config: RunConfig) -> list[Problem]:
+    """Of judges; hosts beside this one need the variables in their own environment."""
+    wanted = [(judge.name, key_problem(judge.key_env)) for judge in config.rewarders.judges if judge.key_env]
+    return [Problem("error", f"rewarders.judges, {name}: {problem}") for name, problem in wanted if problem]
 
 
 def _packages(config: RunConfig) -> list[Problem]:

@@ -18,6 +18,7 @@ from learners.advantages import ADVANTAGES
 from learners.corrections import CORRECTIONS
 from learners.losses import LOSSES
 from learners.truncation import TRUNCATIONS
+from rewarders.chat import ChatModel
 from rewarders.nested import each, places_of, spec_of
 from rewarders.registry import REWARDERS
 from swarm.config import RunConfig, Spec, nearest
@@ -113,4 +114,6 @@ def all_rewarders(config: RunConfig) -> Iterator[tuple[str, Spec]]:
 
 def options_of(part: Callable[..., Any], given: frozenset[str]) -> dict[str, tuple[Any, bool]]:
     """Keyword-only parameters of a part: name -> (type, whether it must be given)."""
-    return {name: option for name, option in keywords_of(part).items() if name not in given}
+    found = {name: option for name, option in keywords_of(part).items() if name not in given}
+    # A judge is an object to the part, and its name to the recipe.
+    return {name: (str if kind is ChatModel else kind, needed) for name, (kind, needed) in found.items()}

@@ -18,6 +18,9 @@ import pyarrow as pa
 
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
+from rewarders.chat import ChatModel
+from rewarders.endpoint import Endpoint
+from rewarders.verdict_store import VerdictStore
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig, WeightedSpec
@@ -114,16 +117,24 @@ class ActorWorker:
 
 
 class RewarderWorker:
-    """A reward worker, with the rewarders of evaluations where these have their own."""
+    """A reward worker, with its judges and its connection to the verdict store, and with the rewarders of evaluations
+    where these have their own."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, served: Mapping[str, ChatModel] | None = None) -> None:
+        """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._worker = RewardWorker(r.use, timeout_s=r.timeout_s, retries=r.retries)
+        self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        self._store = VerdictStore(r.store) if r.store else None
+        self._worker = RewardWorker(
+            r.use, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store
+        )
         self._exam_weights = weights_of(config.eval.use)
         self._exam: RewardWorker | None = None
         if config.eval.use:
-            self._exam = RewardWorker(config.eval.use, timeout_s=r.timeout_s, retries=r.retries)
+            self._exam = RewardWorker(
+                config.eval.use, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store
+            )
 
     async def ready(self) -> int:
         """The process id."""
@@ -135,6 +146,14 @@ class RewarderWorker:
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
         return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
 
+    async def judge(self, group: Group) -> Group:
+        """The group with new verdicts, however few of them have a value."""
+        return await self._worker.judge(group)
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """As the reward worker's."""
+        return self._worker.counts()
+
     async def usage(self) -> Usage:
         return self._worker.usage()
 
@@ -142,6 +161,10 @@ class RewarderWorker:
         self._worker.close()
         if self._exam is not None:
             self._exam.close()
+        for judge in self._judges.values():
+            judge.close()
+        if self._store:
+            self._store.close()
 
 
 class LearnerWorker:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
+class BudgetSpent(ConnectionError):
+    """A judge's `budget_tokens` are used up. The reward worker turns it into abstentions on the whole group."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the model wrote."""
@@ -31,7 +35,8 @@ class ChatModel(Protocol):
     ) -> Reply:
         """One reply to `[{"role": ..., "content": ...}, ...]`.
 
-        Raises TimeoutError, ConnectionError (no use asking now), or ValueError (it answered, but not as agreed).
+        Raises TimeoutError, ConnectionError (no use asking now; BudgetSpent is one), or ValueError (it answered, but
+        not as agreed).
         """
         ...
 

@@ -41,9 +41,16 @@ class Function:
         self._path = path
         self._timeout_s = timeout_s
         module, attribute = split(path)
+        spec = _find(path, module)
+        source = Path(spec.origin) if isinstance(spec, importlib.machinery.ModuleSpec) and spec.origin else None
+        self._source = source.read_text("utf-8", "replace") if source and source.suffix == ".py" else ""
         options = {"module": module, "attribute": attribute}
         handler = "rewarders.child_function:Caller"
         self.child = Killable(handler, options, bare=False, memory_mb=memory_mb, first_on_path=[str(Path.cwd())])
+
+    def data(self) -> str:
+        """The source of the function's module, for the version of its verdicts."""
+        return self._source
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
@@ -101,6 +108,16 @@ def check_function(path: str) -> str | None:
     module, attribute = split(path)
     if not module or not all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
         return f"{path!r}: wanted package.module:function"
+    spec = _find(path, module)
+    if isinstance(spec, str):
+        return spec
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None  # compiled: only importing would tell
+    return _check_source(path, Path(spec.origin), attribute)
+
+
+def _find(path: str, module: str) -> importlib.machinery.ModuleSpec | str | None:
+    """Where a module is, or what is wrong with its name."""
     places: Sequence[str] | None = [str(Path.cwd()), *(p or str(Path.cwd()) for p in sys.path)]
     spec = None
     for i, part in enumerate(module.split(".")):
@@ -114,9 +131,7 @@ def check_function(path: str) -> str | None:
         places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         if places is None and i + 1 < len(module.split(".")):
             return f"{path!r}: {name} is a module, not a package"
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None  # compiled: only importing would tell
-    return _check_source(path, Path(spec.origin), attribute)
+    return spec
 
 
 def _modules(places: Sequence[str] | None, near: str) -> list[str]:

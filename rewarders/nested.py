@@ -14,10 +14,11 @@ import asyncio
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from rewarders.chat import BudgetSpent
 from rewarders.killable import Killable
 from rewarders.verdicts import for_all, printable, unscored
 from swarm.config import Spec
@@ -25,6 +26,7 @@ from swarm.options import keywords_of
 from swarm.roles import Rewarder
 from swarm.types import Group, Segment, Status, Verdict
 
+Judge = Callable[[Rewarder, Group], Awaitable[Sequence[Verdict]]]
 FROM_WORST = (Status.ERROR, Status.TIMEOUT, Status.ABSTAINED)
 """A failure hides an abstention: an abstention of a whole group would take the rewarder out of the reward."""
 
@@ -53,14 +55,16 @@ class Nested:
         return dict(zip(which, await self._ask(rewarder, some), strict=True))
 
 
-async def ask(rewarder: Rewarder, group: Group, timeout_s: float) -> list[Verdict]:
+async def ask(rewarder: Rewarder, group: Group, timeout_s: float, judge: Judge | None = None) -> list[Verdict]:
     """As many verdicts as rollouts, under the rewarder's name, whatever it does. The limit, in seconds, is for
-    rewarders that have none of their own."""
+    rewarders that have none of their own. `judge(rewarder, group)` is how it is called, where not directly."""
     limit = None if limits_itself(rewarder) else timeout_s
     try:
         async with asyncio.timeout(limit) as clock:
-            verdicts = list(await rewarder.judge(group))
+            verdicts = list(await (judge(rewarder, group) if judge else rewarder.judge(group)))
         verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
+    except BudgetSpent as error:
+        return for_all(group, unscored(rewarder.name, Status.ABSTAINED, str(error)))
     except TimeoutError as error:
         cause = f"no answer within {limit} s" if clock.expired() else f"TimeoutError: {error}"
         return for_all(group, unscored(rewarder.name, Status.TIMEOUT, cause))
@@ -73,8 +77,9 @@ async def ask(rewarder: Rewarder, group: Group, timeout_s: float) -> list[Verdic
 
 
 def limits_itself(rewarder: Rewarder) -> bool:
-    """Whether it applies a time limit itself, so that a starting child process costs nobody a verdict."""
-    return "timeout_s" in inspect.signature(type(rewarder)).parameters
+    """Whether it applies a time limit itself, so that a starting child process costs nobody a verdict. A judge's
+    section limits each of its requests."""
+    return not {"timeout_s", "judge"}.isdisjoint(inspect.signature(type(rewarder)).parameters)
 
 
 def processes(rewarder: Rewarder) -> Iterator[Killable]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rewarders.cascade import Cascade
+from rewarders.chat import ChatModel
 from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
@@ -16,11 +17,16 @@ from rewarders.hybrid import Hybrid
 from rewarders.math_verify import MathVerify
 from rewarders.nested import each, places_of, spec_of
 from rewarders.noisy import Noisy
+from rewarders.pairwise import Pairwise
+from rewarders.principles import Principles
 from rewarders.reasoning_gym import ReasoningGym
 from rewarders.reward_model import RewardModel
 from rewarders.route import Route
+from rewarders.rubric import Rubric
 from rewarders.shaping import Lsc, Par
+from rewarders.version import present_version, version
 from rewarders.weighted import Weighted
+from rewarders.yes_no import YesNo
 from swarm.config import Spec, nearest
 from swarm.roles import Rewarder
 from swarm.scores import labels
@@ -40,25 +46,31 @@ REWARDERS: dict[str, Any] = {
     "ensemble": Ensemble,
     "par": Par,
     "lsc": Lsc,
+    "yes_no": YesNo,
+    "rubric": Rubric,
+    "principles": Principles,
+    "pairwise": Pairwise,
 }
 
 
-def build(use: Sequence[Spec], timeout_s: float) -> list[Rewarder]:
+def build(use: Sequence[Spec], timeout_s: float, judges: Mapping[str, ChatModel] | None = None) -> list[Rewarder]:
     """Make the rewarders of a recipe; `timeout_s` goes to those that limit themselves and were not given their own.
 
-    Raises ValueError (unknown name, bad option value) or TypeError (unknown option), after closing what was made.
+    Where a rewarder takes a `judge`, its option is the name of one of `judges`. Each gets its recipe label as `name`,
+    and its `version`. Raises ValueError (unknown name or judge, bad option value) or TypeError (unknown option), after
+    closing what was made.
     """
     with _closed_on_failure() as made:
         for spec, name in zip(use, labels([spec.name for spec in use]), strict=True):
-            rewarder = _make(spec, {"timeout_s": timeout_s})
+            rewarder = _make(spec, {"timeout_s": timeout_s}, judges or {})
             made.append(rewarder)
             rewarder.name = name
         return list(made)
 
 
-def _make(spec: Spec, given: Mapping[str, Any]) -> Rewarder:
+def _make(spec: Spec, given: Mapping[str, Any], judges: Mapping[str, ChatModel]) -> Rewarder:
     """A rewarder with those inside it. Of `given` each takes what it has a parameter for; an option goes before it, for
-    the rewarders inside too."""
+    the rewarders inside too. Its version depends on theirs."""
     if spec.name not in REWARDERS:
         raise ValueError(f"no rewarder {spec.name!r}{nearest(spec.name, list(REWARDERS))}")
     kind = REWARDERS[spec.name]
@@ -67,13 +79,16 @@ def _make(spec: Spec, given: Mapping[str, Any]) -> Rewarder:
     with _closed_on_failure() as made:
 
         def inner(_: str, value: Any) -> Rewarder:
-            made.append(_make(spec_of(value), given))
+            made.append(_make(spec_of(value), given, judges))
             return made[-1]
 
         for name, shape in places_of(kind).items():
             if name in options:
                 options[name] = each(shape, options[name], inner)
-        rewarder: Rewarder = kind(**options)
+        judge = _judge_of(spec, kind, judges)
+        rewarder: Any = kind(**(options | judge))
+        behind = [*(model.name for model in judge.values()), *map(present_version, made)]
+        rewarder.version = version(spec.name, kind, spec.options, *behind)
         return rewarder
 
 
@@ -87,3 +102,17 @@ def _closed_on_failure() -> Iterator[list[Rewarder]]:
         for rewarder in made:
             rewarder.close()
         raise
+
+
+def asks_judge(kind: Any) -> bool:
+    """Whether a rewarder takes a `judge`."""
+    return "judge" in inspect.signature(kind).parameters
+
+
+def _judge_of(spec: Spec, kind: Any, judges: Mapping[str, ChatModel]) -> dict[str, ChatModel]:
+    name = spec.options.get("judge")
+    if name is None or not asks_judge(kind):
+        return {}
+    if name not in judges:
+        raise ValueError(f"{spec.name}: no judge {name!r}{nearest(str(name), list(judges))}")
+    return {"judge": judges[name]}

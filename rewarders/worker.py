@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rewarders.nested import limits_itself, processes
+from rewarders.chat import ChatModel
+from rewarders.nested import ask, processes
 from rewarders.registry import build
-from rewarders.verdicts import for_all, unscored
+from rewarders.verdict_store import VerdictStore
+from rewarders.version import present_version
 from swarm.config import Spec
 from swarm.errors import RewarderError
 from swarm.roles import Rewarder, Usage
@@ -30,12 +32,22 @@ class RewardWorker:
 
     `timeout_s` limits one rewarder on one group; rewarders with a process of their own apply it themselves, so that a
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
-    whole group (a function may compare its rollouts); only the failed ones are replaced.
+    whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
+    ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
+    `keyed_by` what these depend on. Both belong to the caller.
     """
 
-    def __init__(self, use: Sequence[Spec], *, timeout_s: float, retries: int) -> None:
-        self._rewarders: list[Rewarder] = build(use, timeout_s)
-        self._own_limit = [limits_itself(rewarder) for rewarder in self._rewarders]
+    def __init__(
+        self,
+        use: Sequence[Spec],
+        *,
+        timeout_s: float,
+        retries: int,
+        judges: Mapping[str, ChatModel] | None = None,
+        store: VerdictStore | None = None,
+    ) -> None:
+        self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
+        self._store = store
         self._timeout_s = timeout_s
         self._retries = retries
         self._counts: dict[str, Counter[str]] = {r.name: Counter() for r in self._rewarders}
@@ -50,6 +62,12 @@ class RewardWorker:
 
         Raises RewarderError where fewer than two rollouts (one in a group of one) have a reward.
         """
+        scored = await self.judge(group)
+        self._check(scored)
+        return scored
+
+    async def judge(self, group: Group) -> Group:
+        """As `score`, however few rollouts have a reward."""
         if self._open == 0:
             self._busy_since = time.monotonic()
         self._open += 1
@@ -59,12 +77,11 @@ class RewardWorker:
             self._open -= 1
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
-        scored = group.with_verdicts(list(zip(*columns, strict=True)))
-        self._check(scored)
-        return scored
+        return group.with_verdicts(list(zip(*columns, strict=True)))
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
-        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again."""
+        """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
+        that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
     def usage(self) -> Usage:
@@ -81,36 +98,33 @@ class RewardWorker:
             rewarder.close()
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
-        name = self._rewarders[which].name
+        rewarder = self._rewarders[which]
+        name, alone = rewarder.name, getattr(rewarder, "keyed_by", "") == "rollout"
         verdicts = await self._ask_once(which, group)
         for _ in range(self._retries):
             again = [i for i, v in enumerate(verdicts) if v.status in FAILURES]
             if not again:
                 break
             self._counts[name]["retried"] += len(again)
-            fresh = await self._ask_once(which, group)
-            for i in again:
-                verdicts[i] = fresh[i]
+            rest = replace(group, rollouts=tuple(group.rollouts[i] for i in again)) if alone else group
+            fresh = await self._ask_once(which, rest)
+            for place, i in enumerate(again):
+                verdicts[i] = fresh[place if alone else i]
         self._counts[name].update(str(v.status) for v in verdicts)
         return verdicts
 
     async def _ask_once(self, which: int, group: Group) -> list[Verdict]:
         """As many verdicts as rollouts, whatever the rewarder does."""
-        rewarder = self._rewarders[which]
-        limit = None if self._own_limit[which] else self._timeout_s
-        try:
-            async with asyncio.timeout(limit) as clock:
-                verdicts = list(await rewarder.judge(group))
-            verdicts = [replace(verdict, rewarder=rewarder.name) for verdict in verdicts]
-        except TimeoutError as error:
-            cause = f"no answer within {limit} s" if clock.expired() else f"TimeoutError: {error}"
-            return for_all(group, unscored(rewarder.name, Status.TIMEOUT, cause))
-        except Exception as error:  # noqa: BLE001 - a rewarder's failure is a verdict
-            return for_all(group, unscored(rewarder.name, Status.ERROR, f"{type(error).__name__}: {error}"))
-        if len(verdicts) == len(group.rollouts):
-            return verdicts
-        cause = f"answered {len(verdicts)} verdicts for {len(group.rollouts)} rollouts"
-        return for_all(group, unscored(rewarder.name, Status.ERROR, cause))
+        return await ask(self._rewarders[which], group, self._timeout_s, self._judged)
+
+    async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
+        version = present_version(rewarder)
+        if self._store is None or not hasattr(rewarder, "keyed_by"):
+            verdicts = list(await rewarder.judge(group))
+        else:
+            verdicts, num_known = await self._store.judge(rewarder, group)
+            self._counts[rewarder.name]["known"] += num_known
+        return [replace(verdict, version=verdict.version or version) for verdict in verdicts]
 
     def _check(self, group: Group) -> None:
         verdicts = [r.verdicts for r in group.rollouts]

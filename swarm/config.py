@@ -142,6 +142,8 @@ class RewardersSection(Section):
     """How often a verdict `timeout` or `error` is asked again before the rollout is masked."""
     judges: list[JudgeSection] = []
     """Language models that rewarders ask."""
+    store: str = ""
+    """SQLite file with the verdicts given so far, on a local disk: nothing is judged twice. Empty for none."""
 
 
 class LoraSection(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.check import check
+from cluster.doctor import missing
 from swarm.errors import ConfigError
 
 GOOD = """
@@ -110,3 +111,40 @@ def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value)
+
+
+JUDGE = "{name = 'j', model = 'm', endpoint = 'http://127.0.0.1:1/v1'}"
+
+
+@pytest.mark.parametrize(
+    ("use", "judges", "said"),
+    [
+        ("{name = 'yes_no', judge = 'k'}", JUDGE, 'rewarders.use.0.judge = "k": no such judge; known: j'),
+        ("{name = 'yes_no', judge = 'jj'}", JUDGE, 'did you mean "j"?'),
+        ("{name = 'yes_no', judge = 'j'}", "", "no such judge; there is no [[rewarders.judges]]"),
+        ("{name = 'yes_no'}", JUDGE, "rewarders.use.0.judge: missing; yes_no needs it"),
+        ("{name = 'rubric', judge = 3}", JUDGE, "rewarders.use.0.judge = 3: Input should be a valid string"),
+        ("{name = 'exact', judge = 'j'}", JUDGE, "rewarders.use.0.judge: unknown option of exact"),
+        ("'exact'", f"{JUDGE}, {JUDGE}", 'rewarders.judges.1.name = "j": there is another judge'),
+        ("'exact'", "{name = 'j', model = 'm', endpoint = 'h:1'}", "rewarders.judges.0.endpoint = 'h:1': wanted http"),
+        ("'exact'", "{name = 'j', model = 'm', key_env = 'K'}", "without an endpoint there is nothing to send a key"),
+    ],
+)
+def test_a_judge_that_is_not_there_or_cannot_be_asked_is_named(recipe: Path, use: str, judges: str, said: str) -> None:
+    found = problems(recipe, f"rewarders.use=[{use}]", f"rewarders.judges=[{judges}]")
+    assert any(said in problem for problem in found), found
+
+
+@pytest.mark.parametrize("judge", [JUDGE, "{name = 'j', model = 'tiny'}"])
+def test_judges_with_and_without_an_endpoint_are_taken(recipe: Path, judge: str) -> None:
+    use = "[{name = 'yes_no', judge = 'j'}, {name = 'principles', judge = 'j', principles = ['It is kind.']}]"
+    check(recipe, [f"rewarders.use={use}", f"rewarders.judges=[{judge}]"])
+
+
+def test_doctor_misses_a_key_that_is_not_in_the_environment(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = JUDGE.replace("}", ", key_env = 'TEST_JUDGE_KEY'}")
+    monkeypatch.delenv("TEST_JUDGE_KEY", raising=False)
+    config = check(recipe, [f"rewarders.judges=[{judge}]"])
+    assert any("environment variable TEST_JUDGE_KEY is not set" in problem.text for problem in missing(config))
+    monkeypatch.setenv("TEST_JUDGE_KEY", "k")
+    assert not any("TEST_JUDGE_KEY" in problem.text for problem in missing(config))

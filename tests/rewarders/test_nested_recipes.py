@@ -11,8 +11,10 @@ import pytest
 from cluster.check import check
 from rewarders.exact import Exact
 from rewarders.gate import Gate
+from rewarders.judge_simulator import JudgeSimulator
 from rewarders.nested import places_of, processes
 from rewarders.registry import REWARDERS, build
+from rewarders.version import present_version
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
 from swarm.errors import ConfigError
@@ -73,6 +75,17 @@ def test_a_deep_recipe_is_built_with_its_limits_scored_and_closed(make_group) ->
     assert [made.timeout_s for made in Limited.made] == [3.0, 7.0]  # its own; else that of the rewarder around it
     worker.close()
     assert [made.closed for made in Limited.made] == [1, 1]
+
+
+def test_judges_are_passed_to_what_asks_them_at_any_depth_and_versions_tell_them_apart(make_group) -> None:
+    use = [Spec(name="gate", options={"when": "exact", "then": {"name": "yes_no", "judge": "small"}})]
+    made = [build(use, 5.0, {"small": JudgeSimulator(seed=seed)})[0] for seed in (0, 1)]
+    [verdict] = asyncio.run(made[0].judge(make_group(["4"], "4")))
+    assert verdict.status is Status.SCORED
+    assert "then" in verdict.parts
+    assert len({present_version(each) for each in made}) == 2
+    with pytest.raises(ValueError, match="no judge 'small'"):
+        build(use, 5.0, {})
 
 
 def test_the_same_in_python(make_group) -> None:
@@ -145,6 +158,10 @@ steps = 5
         ("{ name = 'route', to = { a = 'exact', b = 'exat' } }", ['0.to.b.name = "exat"']),
         ("{ name = 'route', by = 'colour', to = { a = 'exact' } }", ["0.by = 'colour': "]),
         ("{ name = 'cascade', rule = 'exact', appeal = 'exact', share = 1.5 }", ["0.share = 1.5: "]),
+        (
+            "{ name = 'cascade', rule = 'exact', appeal = { name = 'yes_no', judge = 'small' } }",
+            ['0.appeal.judge = "small": no such judge'],
+        ),
         (
             "{ name = 'cascade', rule = 'exact', appeal = { name = 'function', path = 'no_such:f' } }",
             ["0.appeal.path = 'no_such:f'"],

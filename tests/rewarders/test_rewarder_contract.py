@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from rewarders.exact import Exact
-from rewarders.registry import REWARDERS
+from rewarders.judge_simulator import JudgeSimulator
+from rewarders.registry import REWARDERS, asks_judge
 from swarm.roles import Rewarder
 from swarm.types import Group, Status
 
@@ -20,7 +21,14 @@ USERS = """
 def same(completions, answer, **columns):
     return [None if a is None else float(c == a) for c, a in zip(completions, answer)]
 """
+UNKNOWING = ("rubric", "principles", "pairwise")
+"""Those that judge without the prompt's answer."""
 QUESTION, ANSWER = "State the final answer to the following arithmetic problem: 484 + 229 =", "713"
+OPTIONS: dict[str, Any] = {
+    "function": {"path": "contract_rewards:same"},
+    "rubric": {"criteria": [f'It contains "{ANSWER}".']},
+    "principles": {"principles": [f'It contains "{ANSWER}".']},
+}
 HOSTILE = [
     "",
     "a" * 2**20,
@@ -62,8 +70,9 @@ def rewarder(request, tmp_path_factory, gone) -> Iterator[Any]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        options = {"function": {"path": "contract_rewards:same"}}.get(request.param, {})
-        options |= COMPOSED.get(request.param, dict)()
+        options = OPTIONS.get(request.param, {}) | COMPOSED.get(request.param, dict)()
+        if asks_judge(REWARDERS[request.param]):
+            options = {**options, "judge": JudgeSimulator()}
         made = REWARDERS[request.param](**options)
         yield made
         pid = made.child.pid if hasattr(made, "child") else None
@@ -89,6 +98,8 @@ def test_it_is_a_rewarder(rewarder) -> None:
 
 
 def test_right_answers_score_more_than_wrong_ones_in_order(rewarder, make_group, task) -> None:
+    if rewarder.name == "pairwise":  # it compares, and knows of no right answer
+        return
     right = task["answer"]
     verdicts = judge(rewarder, make_group([right, "12345", right, "no idea"], **task))
     assert [v.status for v in verdicts] == [Status.SCORED] * 4, verdicts
@@ -101,6 +112,8 @@ def test_a_group_of_one_gets_one_verdict(rewarder, make_group, task) -> None:
 
 
 def test_without_an_answer_it_abstains(rewarder, make_group) -> None:
+    if rewarder.name in UNKNOWING:
+        return
     verdicts = judge(rewarder, make_group(["4", "5"]))
     assert [v.status for v in verdicts] == [Status.ABSTAINED] * 2
     assert all(v.cause for v in verdicts)
@@ -109,8 +122,9 @@ def test_without_an_answer_it_abstains(rewarder, make_group) -> None:
 def test_hostile_text_neither_scores_nor_hangs_nor_runs(rewarder, make_group, task) -> None:
     verdicts = judge(rewarder, make_group([*HOSTILE, task["answer"]], **task))
     assert len(verdicts) == len(HOSTILE) + 1
-    assert [v.value for v in verdicts[:-1] if v.value] == []
-    assert verdicts[-1].value == 1.0
+    if rewarder.name != "pairwise":
+        assert [v.value for v in verdicts[:-1] if v.value] == []
+        assert verdicts[-1].value == 1.0
     assert all(v.cause for v in verdicts if v.status is not Status.SCORED)
     assert not Path("marker").exists()
     for verdict in verdicts:

@@ -1,0 +1,207 @@
+"""`swarm rescore`: the recorded rollouts of a run judged again, by the rewarders of its recipe or by others.
+
+    RUN/rollouts/step_*.parquet --> reward worker (with the verdict store, where the recipe names one)
+                                      |--> RUN/rescored-N/step_*.parquet, config.toml: never over what is there
+                                      '--> a table: what the other verdicts would have changed
+
+Nothing is trained. A reward is the weighted sum of verdicts, before by the run's recipe and after by the present one;
+an answer is correct where its reward is at least `swarm.scores.CORRECT`, and flips where that changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cluster.check import check
+from cluster.workers import RewarderWorker, reward_weights
+from swarm import schema, scores
+from swarm.config import RunConfig
+from swarm.errors import ConfigError, SchemaError, boundary
+from swarm.journal import RunFolder
+from swarm.types import Group
+
+AT_ONCE = 8
+"""Groups that are judged at a time."""
+EQUAL = 1e-9
+"""Rewards that differ by less are the same."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Two rewards of each rollout, counted."""
+
+    rollouts: int = 0
+    compared: int = 0
+    """Rollouts with a reward before and after; the figures below are over these."""
+    same: int = 0
+    """Equal rewards."""
+    up: int = 0
+    """Not correct before, correct after."""
+    down: int = 0
+    lost: int = 0
+    """With a reward before, without one after."""
+    won: int = 0
+    before: float = 0.0
+    after: float = 0.0
+
+    def add(self, before: float | None, after: float | None) -> bool:
+        """Count one rollout; whether anything about it changed."""
+        self.rollouts += 1
+        if before is None or after is None:
+            self.lost += before is not None
+            self.won += after is not None
+            return (before is None) != (after is None)
+        self.compared += 1
+        same = abs(before - after) < EQUAL
+        self.same += same
+        self.up += before < scores.CORRECT <= after
+        self.down += after < scores.CORRECT <= before
+        self.before += before
+        self.after += after
+        return not same
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON: shares and means are None where nothing was compared."""
+        num = self.compared
+        return {
+            "rollouts": self.rollouts,
+            "compared": num,
+            "agreement": self.same / num if num else None,
+            "up": self.up,
+            "down": self.down,
+            "lost": self.lost,
+            "won": self.won,
+            "mean_before": self.before / num if num else None,
+            "mean_after": self.after / num if num else None,
+        }
+
+
+@dataclass(slots=True)
+class _Found:
+    sources: dict[str, Tally] = field(default_factory=dict)
+    changed: list[int] = field(default_factory=list)
+    """Steps in which any reward changed."""
+
+
+def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Judge all recorded groups again and write them beside. Raises ConfigError where that cannot be done."""
+    with folder.locked():
+        before, after = check(folder.config), check(folder.config, overrides)
+        unserved = [judge.name for judge in after.rewarders.judges if not judge.endpoint]
+        if unserved:
+            raise ConfigError(
+                f"rewarders.judges, {unserved[0]}: has no endpoint, and no engine runs here to serve it; serve it "
+                "elsewhere and name the endpoint"
+            )
+        steps = [
+            (int(path.stem.removeprefix("step_")), path) for path in sorted(folder.rollouts.glob("step_*.parquet"))
+        ]
+        if not steps:
+            raise ConfigError(f"{folder.rollouts}: no recorded rollouts")
+        try:
+            worker = RewarderWorker(after)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        target = _beside(folder)
+        (target / "config.toml").write_text(after.to_toml())
+        found = asyncio.run(_all(worker, steps, target, before, after, console))
+        counts = {name: dict(statuses) for name, statuses in worker.counts().items()}
+    total = Tally()
+    for tally in found.sources.values():
+        for name in Tally.__slots__:
+            setattr(total, name, getattr(total, name) + getattr(tally, name))
+    return {
+        "run": str(folder.root),
+        "written": str(target),
+        "steps": len(steps),
+        "steps_affected": found.changed,
+        "sources": {source: tally.figures() for source, tally in sorted(found.sources.items())},
+        "all": total.figures(),
+        "verdicts": counts,
+    }
+
+
+def show(console: Console, result: dict[str, Any]) -> None:
+    """The result as a table, a row per task source."""
+    table = Table(title=f"{result['run']}: rewards before and after")
+    for column in ("source", "rollouts", "agreement", "flips up", "flips down", "mean before", "mean after"):
+        table.add_column(column, justify="left" if column == "source" else "right")
+    for source, f in [*result["sources"].items(), ("all", result["all"])]:
+        shown = [_shown(f[name]) for name in ("rollouts", "agreement", "up", "down", "mean_before", "mean_after")]
+        table.add_row(source or "-", *shown)
+    console.print(table)
+    affected = result["steps_affected"]
+    which = f": {', '.join(map(str, affected[:20]))}{', ...' if len(affected) > 20 else ''}" if affected else ""
+    console.print(f"{len(affected)} of {result['steps']} steps have a reward that changed{which}")
+    if result["all"]["lost"] or result["all"]["won"]:
+        console.print(f"{result['all']['lost']} rollouts lost their reward, {result['all']['won']} got one")
+    for name, statuses in result["verdicts"].items():
+        console.print(f"{name}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())))
+    console.print(f"written to {result['written']}")
+
+
+async def _all(
+    worker: RewarderWorker,
+    steps: Sequence[tuple[int, Path]],
+    target: Path,
+    before: RunConfig,
+    after: RunConfig,
+    console: Console,
+) -> _Found:
+    found, old, new = _Found(), reward_weights(before), reward_weights(after)
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def judged(group: Group) -> Group:
+        async with places:
+            return await worker.judge(group)
+
+    try:
+        for step, path in steps:
+            with boundary(SchemaError, f"step {step}"):
+                groups = schema.read_groups(path)
+            again = await asyncio.gather(*(judged(group) for group in groups))
+            schema.write_groups(target / path.name, again)
+            changes = [_compare(found, *pair, old, new) for pair in zip(groups, again, strict=True)]
+            if any(changes):
+                found.changed.append(step)
+            console.print(f"step {step}: {sum(changes)} of {sum(len(g.rollouts) for g in groups)} rewards changed")
+    finally:
+        await worker.close()
+    return found
+
+
+def _compare(found: _Found, was: Group, now: Group, old: dict[str, float], new: dict[str, float]) -> int:
+    """Rewards of one group that changed."""
+    tally = found.sources.setdefault(was.prompt.source, Tally())
+    pairs = zip(_rewards(was, old), _rewards(now, new), strict=True)
+    return sum([tally.add(before, after) for before, after in pairs])
+
+
+def _rewards(group: Group, weights: dict[str, float]) -> tuple[float | None, ...]:
+    return scores.rewards([rollout.verdicts for rollout in group.rollouts], weights)
+
+
+def _beside(folder: RunFolder) -> Path:
+    """A new folder in the run's, with the first free number."""
+    for number in itertools.count(1):
+        target = folder.root / f"rescored-{number}"
+        try:
+            target.mkdir()
+        except FileExistsError:
+            continue
+        return target
+    raise AssertionError
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -68,6 +68,7 @@ BUDGET = {
     "learners.advantage": "leave_one_out",
     "learners.max_lag": 0,
     "learners.updates_per_step": 2,
+    "rewarders.sentinels": 0.0,
     "eval.every": 8,
     "eval.use": [SCORER],
 }

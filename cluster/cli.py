@@ -71,12 +71,16 @@ def main() -> None:
 @fails_plainly
 def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Train as RECIPE says. Ctrl-C finishes the step and checkpoints; twice stops now."""
+    from cluster.certify import require
     from cluster.check import check
     from swarm.journal import RunFolder
 
     config = check(recipe, overrides)
+    certificate = require(recipe, config)
     folder = RunFolder.create_at(out) if out else RunFolder.create(Path(config.cluster.runs), config.name)
     folder.config.write_text(config.to_toml())
+    if certificate:
+        (folder.root / "certificate.json").write_bytes(certificate.read_bytes())
     _train(folder, as_json, resume=False)
 
 
@@ -179,6 +183,39 @@ def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     healthy = report(check(recipe, overrides), Console(stderr=as_json), as_json)
     sys.exit(0 if healthy else 2)
+
+
+@group.command(epilog="Example: swarm certify cluster/recipes/cpu.toml --items 50")
+@RECIPE
+@click.option("--out", type=click.Path(path_type=Path), help="Default: beside RECIPE, as NAME.certificate.json.")
+@click.option("--items", type=click.IntRange(min=2), default=100, show_default=True, help="Held-out questions.")
+@click.option("--least-j", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of J's lower bound.")
+@click.option(
+    "--worst-family",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Largest share of a family of wrong responses that may be accepted.",
+)
+@SET
+@JSON
+@fails_plainly
+def certify(recipe: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Have RECIPE's rewarders judge responses whose truth is known, and write a certificate. Ends with 1 where it is
+    refused. A recipe with `rewarders.require_certificate = true` runs with a passed one only."""
+    from cluster.certify import certify as examine
+    from cluster.certify import show
+    from cluster.check import check
+    from rewarders.certificate import Limits
+
+    console = Console(stderr=as_json)
+    limits = Limits(options["least_j"], options["worst_family"])
+    config = check(recipe, overrides)
+    result = examine(recipe, config, items=options["items"], limits=limits, out=out, console=console)
+    click.echo(json.dumps(result)) if as_json else show(console, result)
+    if not result["passed"]:
+        faults = [f"{label}: {fault}" for label, found in result["rewarders"].items() for fault in found["faults"]]
+        raise SwarmError(f"{recipe}: refused: {'; '.join(faults) or 'no rewarder judges truth'}")
 
 
 @group.command(epilog="Example: swarm bench learn/speed --quick")

@@ -12,7 +12,7 @@ RECENT = 10
 """Steps that speeds and the time left are taken from."""
 EVENT_LINES = 5
 """Events that stay on screen."""
-ROUTINE = {"synced", "carried", "usage", "memory", "shares"}
+ROUTINE = {"synced", "carried", "usage", "memory", "shares", "sentinels"}
 """Events that are shown as figures, not as lines."""
 WORDS: Mapping[str, str] = {
     "phase": "{text}",
@@ -27,6 +27,8 @@ WORDS: Mapping[str, str] = {
     "recovering": "recovering to step {target} from checkpoint {checkpoint}: {why}",
     "delta_refused": "step {step}: delta of the weights refused, sending all of them: {cause}",
     "courier_died": "the courier of host {host} died, starting another: {cause}",
+    "breaker": "rewarder {rewarder} is left out: {cause}",
+    "quarantine": "rewarder {rewarder} does not pay responses like {example!r} any more: {cause}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",
     "stopping": "stopping: {how}",
     "stopped": "stopped: {cause}",

@@ -127,7 +127,13 @@ class RewarderWorker:
         self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._store = VerdictStore(r.store) if r.store else None
         self._worker = RewardWorker(
-            r.use, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store
+            r.use,
+            timeout_s=r.timeout_s,
+            retries=r.retries,
+            judges=self._judges,
+            store=self._store,
+            sentinels=r.sentinels,
+            breaker=r.breaker,
         )
         self._exam_weights = weights_of(config.eval.use)
         self._exam: RewardWorker | None = None
@@ -144,7 +150,8 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        return parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        scored, found = parcel(await self._worker.score(schema.from_batch(batch)), self._weights)
+        return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
 
     async def judge(self, group: Group) -> Group:
         """The group with new verdicts, however few of them have a value."""

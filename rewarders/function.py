@@ -31,13 +31,17 @@ class Function:
     `path` is `package.module:function` or `package.module.function`, found from the current directory first. The
     function gets lists of G: `prompts`, `completions` (text), `completion_ids`, `answer` (the prompt's, G times) and
     one column per key of the prompt's task data; those that it names, or all with `**columns`. It may be `async`.
-    It sees the environment, and keeps its state from group to group until it hangs or dies.
+    It sees the environment, and keeps its state from group to group until it hangs or dies. With `about_truth` it
+    says whether answers are right (above 0.5), and is watched and certified as rewarders that do.
     """
 
-    def __init__(self, *, path: str, timeout_s: float = 10.0, memory_mb: int = 0) -> None:
+    about_truth = False
+
+    def __init__(self, *, path: str, timeout_s: float = 10.0, memory_mb: int = 0, about_truth: bool = False) -> None:
         if problem := check_function(path):
             raise ValueError(problem)
         self.name = "function"
+        self.about_truth = about_truth
         self._path = path
         self._timeout_s = timeout_s
         module, attribute = split(path)

@@ -37,6 +37,7 @@ class Nested:
     def __init__(self, name: str, inner: Sequence[Rewarder], timeout_s: float) -> None:
         self.name = name
         self.inner = tuple(inner)
+        self.about_truth = all(getattr(rewarder, "about_truth", True) for rewarder in inner)
         self._timeout_s = timeout_s
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from rewarders.killable import Killable
 from rewarders.process import ChildFailure, ChildTimeout
 from rewarders.verdicts import failed as failed_verdict
 from rewarders.verdicts import for_all, number, scored, unscored
+from swarm.scores import CORRECT
 from swarm.types import Group, Status, Verdict
 
 KEYS = ("family", "seed", "size", "index", "config")
@@ -30,6 +31,9 @@ class ReasoningGym:
     `extract` says how the answer is taken from the completion; a completion without one scores 0. `full_only` turns
     partial credit (below 1) into 0. `timeout_s` is for one group, `memory_mb` the child's address space (0: unlimited).
     """
+
+    accept = CORRECT - 1e-6
+    """Partial credit is no acceptance."""
 
     def __init__(
         self, *, extract: Extract = "whole", full_only: bool = False, timeout_s: float = 10.0, memory_mb: int = 4096

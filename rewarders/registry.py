@@ -13,6 +13,7 @@ from rewarders.ensemble import Ensemble
 from rewarders.exact import Exact
 from rewarders.function import Function
 from rewarders.gate import Gate
+from rewarders.guard import Guard
 from rewarders.hybrid import Hybrid
 from rewarders.math_verify import MathVerify
 from rewarders.nested import each, places_of, spec_of
@@ -50,6 +51,7 @@ REWARDERS: dict[str, Any] = {
     "rubric": Rubric,
     "principles": Principles,
     "pairwise": Pairwise,
+    "guard": Guard,
 }
 
 

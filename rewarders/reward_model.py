@@ -26,6 +26,8 @@ class RewardModel:
     `family` names what it was trained from: scorers of one family err together. `timeout_s` is for one group.
     """
 
+    about_truth = False
+
     def __init__(
         self,
         *,

@@ -32,10 +32,13 @@ class Referenced(Nested):
     Parts: `raw` is the score before, `reference` the references' mean. A reference without a score is a failure of all.
     """
 
+    about_truth = False
+
     def __init__(self, name: str, of: Rewarder, column: str, scores: Sequence[float] | None, timeout_s: float) -> None:
         if found := self.problems({"column": column, "scores": scores}):
             raise ValueError("; ".join(found))
         super().__init__(name, (of,), timeout_s)
+        self.about_truth = type(self).about_truth
         self._of, self._column = of, column
         self._given = list(scores) if scores else None
         self._known: OrderedDict[str, list[float]] = OrderedDict()

@@ -7,10 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rewarders.chat import ChatModel
 from rewarders.nested import ask, processes
 from rewarders.registry import build
+from rewarders.sentinels import Probe, Watch
 from rewarders.verdict_store import VerdictStore
 from rewarders.version import present_version
 from swarm.config import Spec
@@ -34,7 +36,8 @@ class RewardWorker:
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
     whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
     ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
-    `keyed_by` what these depend on. Both belong to the caller.
+    `keyed_by` what these depend on. Both belong to the caller. With `sentinels` (a rate) rewarders that judge truth are
+    watched, see `rewarders.sentinels`; `breaker` is the worst family's limit.
     """
 
     def __init__(
@@ -45,9 +48,18 @@ class RewardWorker:
         retries: int,
         judges: Mapping[str, ChatModel] | None = None,
         store: VerdictStore | None = None,
+        sentinels: float = 0.0,
+        breaker: float = 0.2,
     ) -> None:
         self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
         self._store = store
+        self._watches = [
+            Watch(spec, rewarder, rate=sentinels, limit=breaker)
+            if sentinels and getattr(rewarder, "about_truth", True)
+            else None
+            for spec, rewarder in zip(use, self._rewarders, strict=True)
+        ]
+        self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
         self._counts: dict[str, Counter[str]] = {r.name: Counter() for r in self._rewarders}
@@ -72,7 +84,7 @@ class RewardWorker:
             self._busy_since = time.monotonic()
         self._open += 1
         try:
-            columns = await asyncio.gather(*(self._ask(i, group) for i in range(len(self._rewarders))))
+            columns = await asyncio.gather(*(self._watched(i, group) for i in range(len(self._rewarders))))
         finally:
             self._open -= 1
             if self._open == 0:
@@ -84,6 +96,11 @@ class RewardWorker:
         that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
+    def notices(self) -> list[dict[str, Any]]:
+        """What happened to the watched rewarders since the last call, as events; where something did, with figures."""
+        watches = {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
+        return [notice for name, watch in watches.items() for notice in watch.notices(name)]
+
     def usage(self) -> Usage:
         """Busy while any group is being scored. CPU is this process's since the worker was made, and its children's."""
         now = time.monotonic()
@@ -94,8 +111,28 @@ class RewardWorker:
 
     def close(self) -> None:
         """Close all rewarders; no child process stays."""
+        for probe in self._probes:
+            probe.cancel()
         for rewarder in self._rewarders:
             rewarder.close()
+
+    async def _watched(self, which: int, group: Group) -> list[Verdict]:
+        """The verdicts on a real group as they may leave; a probe that is due runs beside what comes next. Evaluations
+        (tickets below 0) get what the rewarder says."""
+        watch = self._watches[which]
+        if watch is None or group.ticket < 0:
+            return await self._ask(which, group)
+        verdicts = watch.refusal(group)
+        if verdicts is None:
+            verdicts = watch.settled(group, await self._ask(which, group))
+        if probe := watch.probe(group):
+            task = asyncio.create_task(self._judge(which, watch, probe))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+        return verdicts
+
+    async def _judge(self, which: int, watch: Watch, probe: Probe) -> None:
+        watch.saw(probe, await self._ask_once(which, probe.group))
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         rewarder = self._rewarders[which]

@@ -144,6 +144,15 @@ class RewardersSection(Section):
     """Language models that rewarders ask."""
     store: str = ""
     """SQLite file with the verdicts given so far, on a local disk: nothing is judged twice. Empty for none."""
+    sentinels: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Groups of responses with known truth, as a share of the judged groups; 0 also ends the breaker and the search for
+    new keys, which they feed."""
+    breaker: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """A rewarder is left out while the false-accept rate of its worst family is surely above this."""
+    require_certificate: bool = False
+    """Run only with a passed certificate of these very rewarders (`swarm certify`)."""
+    certificate: str = ""
+    """Its file; empty: beside the recipe, as NAME.certificate.json."""
 
 
 class LoraSection(Section):

@@ -4,7 +4,8 @@
       config.toml            the resolved recipe
       metrics.jsonl          one line per learner step
       digests.jsonl          one line per learner step: the digest of every published tensor
-      events.jsonl           deaths, restarts, syncs, forfeits, evaluations, checkpoints
+      events.jsonl           deaths, restarts, syncs, forfeits, evaluations, checkpoints, sentinels, breakers
+      quarantine.jsonl       forms of response that a rewarder paid whatever the question, see `rewarders.mining`
       ledger.sqlite          see `swarm.ledger`
       rollouts/              step_000001.parquet ...: the groups of each batch, see `swarm.schema`
       checkpoints/           see `swarm.checkpoints`
@@ -156,6 +157,13 @@ class Journal:
     def event(self, kind: str, **facts: Any) -> None:
         """Something that happened, by kind."""
         self._write("events", kind, {"event": kind, **facts})
+
+    def notice(self, facts: Mapping[str, Any]) -> None:
+        """An event of a worker, which names itself. What a rewarder does not pay any more also goes into a file."""
+        self._write("events", str(facts["event"]), facts)
+        if facts["event"] == "quarantine":
+            with (self.folder.root / "quarantine.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(facts)) + "\n")
 
     def close(self) -> None:
         for file in self._files.values():

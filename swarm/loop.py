@@ -191,6 +191,8 @@ async def obtain(node: Node, ticket: int) -> Handle:
                     draw, tries = None, 0
             else:
                 facts, node.failures_in_a_row = handle.facts, 0
+                for notice in facts.notices:
+                    node.journal.notice(notice)
                 if not await node.resampling.sets_aside(facts):
                     node.ledger.pooled(ticket, attempt, facts.mean_length)
                     return handle

@@ -203,6 +203,8 @@ class GroupFacts:
     """One per rollout after scoring: the weighted sum of its verdicts, None where there is none."""
     causes: tuple[str, ...] = ()
     """Why rollouts have no reward, for the counters."""
+    notices: tuple[Mapping[str, Any], ...] = ()
+    """Events of the reward worker since its last group, for the journal."""
     bytes: int = 0
 
 

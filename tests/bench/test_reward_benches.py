@@ -63,7 +63,7 @@ def test_settings_are_written_as_toml() -> None:
     assert tomllib.loads(f"v = {toml(value)}")["v"] == value
 
 
-NEEDS = {"strata, backward": "learners.noise", "key, guarded": "rewarders.sentinels"}
+NEEDS = {"strata, backward": "learners.noise"}
 """Arms whose settings are not here yet."""
 
 

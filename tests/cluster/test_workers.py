@@ -19,7 +19,7 @@ def test_evaluations_are_judged_by_rewarders_of_their_own() -> None:
         {
             "model": {"path": "tiny"},
             "actors": {"tasks": ["reasoning_gym"]},
-            "rewarders": {"use": [wrong]},
+            "rewarders": {"use": [wrong], "sentinels": 0.0},
             "learners": {"steps": 1},
             "eval": {"use": [{"name": "exact", "weight": 0.5}]},
         },

@@ -58,6 +58,7 @@ COMPOSED: dict[str, Callable[[], dict[str, Any]]] = {
     "route": lambda: {"to": {}, "otherwise": Exact()},
     "cascade": lambda: {"rule": Exact(), "appeal": Exact(), "replaces": True},
     "noisy": lambda: {"of": Exact()},
+    "guard": lambda: {"of": Exact()},
     "hybrid": lambda: {"rule": Exact(), "soft": Exact()},
     "ensemble": lambda: {"of": [Exact(), Exact()], "how": "min"},
 }

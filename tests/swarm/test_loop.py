@@ -8,6 +8,7 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -531,3 +532,20 @@ def test_the_ordered_pool_has_a_length_bias_within_one_percent(tmp_path: Path) -
 def test_any_finished_first_trains_on_short_answers_and_the_metric_sees_it(tmp_path: Path) -> None:
     bias, _, _ = bias_of(tmp_path, AnyFinishedFirst)
     assert bias < -0.05
+
+
+def test_what_a_reward_worker_has_to_tell_is_in_the_run_folder(tmp_path: Path) -> None:
+    found = {"event": "quarantine", "rewarder": "judge", "template": "thought process", "cause": "paid for anything"}
+
+    class Telling(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            scored = await super().score(handle)
+            notices = (found, {"event": "breaker", "cause": "x"}) if scored.facts.ticket == 2 else ()
+            return Handle(scored.ref, replace(scored.facts, notices=notices))
+
+    with process(tmp_path, Telling(), steps=4) as node:
+        asyncio.run(go(node))
+        [told] = events(node, "quarantine")
+        assert found.items() <= told.items()
+        assert len(events(node, "breaker")) == 1
+        assert node.journal.folder.read("quarantine.jsonl") == [found]

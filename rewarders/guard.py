@@ -1,0 +1,68 @@
+"""A guard before a judge: responses that say nothing are worth nothing, and no judge is asked about them.
+
+    use = [{ name = "guard", of = { name = "yes_no", judge = "small" } }]
+
+Judges of every size say YES to an opener or a punctuation mark (arXiv 2507.08794). A guarded response is scored 0, with
+the cause, and does not abstain: that it is no answer is certain, and a mask would make saying nothing cheaper than
+being wrong. Only where a prompt's own answer says nothing by this measure (`[]`, `+`) is nobody kept back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rewarders.extract import Extract, check_extract, extract
+from rewarders.keys import content_free
+from rewarders.verdicts import scored, unscored
+from swarm.roles import Rewarder
+from swarm.types import Group, Status, Verdict
+
+
+def worthless(text: str, answer: str | None = None, how: Extract = "whole") -> str:
+    """Why a response is worth nothing whatever the judge thinks, or "". `answer` is the prompt's; `how` is the form in
+    which answers are wanted: a response without one is worthless too."""
+    if answer is not None and content_free(answer):
+        return ""
+    found = extract(text, how)
+    return "no answer found" if found is None else content_free(found)
+
+
+class Guard:
+    """The verdicts of another rewarder, and 0 for responses that say nothing.
+
+    `extract` is the form in which an answer is wanted (`boxed`, `tag`, ...): what has none is guarded as well. The
+    other rewarder gets the group without the guarded rollouts. Where it abstains on all of these it has nothing to say
+    of the prompt, and the guard abstains with it.
+    """
+
+    def __init__(self, *, of: Rewarder, extract: Extract = "whole") -> None:
+        check_extract(extract)
+        self.name = "guard"
+        self.inner = (of,)
+        self.about_truth = getattr(of, "about_truth", True)
+        self._of = of
+        self._extract: Extract = extract
+
+    async def judge(self, group: Group) -> list[Verdict]:
+        """One verdict per rollout, in order."""
+        causes = [worthless(r.text, group.prompt.answer, self._extract) for r in group.rollouts]
+        rest = tuple(r for r, cause in zip(group.rollouts, causes, strict=True) if not cause)
+        asked = list(await self._of.judge(replace(group, rollouts=rest))) if rest else []
+        if len(asked) != len(rest):
+            raise ValueError(f"{self._of.name} answered {len(asked)} verdicts for {len(rest)} rollouts")
+        if asked and all(v.status is Status.ABSTAINED for v in asked):
+            verdict = unscored(self.name, Status.ABSTAINED, f"guarded, and {self._of.name} abstains on the others")
+        else:
+            verdict = scored(self.name, 0.0)
+        others = iter(asked)
+        return [self._guarded(verdict, cause) if cause else self._named(next(others)) for cause in causes]
+
+    def close(self) -> None:
+        """Close the other rewarder."""
+        self._of.close()
+
+    def _named(self, verdict: Verdict) -> Verdict:
+        return replace(verdict, rewarder=self.name)
+
+    def _guarded(self, verdict: Verdict, cause: str) -> Verdict:
+        return replace(verdict, cause=cause) if verdict.value is not None else verdict

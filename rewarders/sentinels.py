@@ -1,0 +1,195 @@
+"""The watch of a reward worker: sentinels in the traffic, a breaker on the worst family, and the search for new keys.
+
+    real group --> rewarder --> verdicts --> quarantined forms out --> learner        (breaker open: abstains, unasked)
+        |  its shape                |  form, paid or not
+        v                           v
+      probe ----> rewarder ----> tallies by family --> breaker, quarantine            (no verdict of a probe leaves)
+
+A probe is a group like the one that came by: its fields, its number of rollouts, token ids of its rollouts; the prompt
+is an earlier one, and the texts are sentinels. A rewarder cannot tell it from a real one, unless it decodes token ids
+itself. Beside the steady rate there are probes until every family was tried once, where a first wrong response was
+accepted, while a breaker is half open, and to try the forms that `mining` suspects.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rewarders.breaker import Breaker, State
+from rewarders.mining import Form, Miner, Quarantined, form_of
+from rewarders.suites import Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
+from rewarders.tallies import ACCEPT, Tallies, as_figures
+from rewarders.verdicts import for_all, unscored
+from swarm.config import Spec
+from swarm.roles import Rewarder
+from swarm.types import Group, Prompt, Status, Verdict
+
+KEPT_PROMPTS = 64
+"""Prompts that came by, kept for probes."""
+REPORT_EVERY = 10
+"""Probes between two reports of the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Sentinels, and the group that they are judged as."""
+
+    items: tuple[Sentinel, ...]
+    group: Group
+    form: Form | None = None
+    """The mined form that some of them try."""
+
+
+class Watch:
+    """Of one rewarder in one worker. `rate`: probes per real group; `limit`: false-accept rate that no family may
+    surely exceed."""
+
+    def __init__(self, spec: Spec, rewarder: Rewarder, *, rate: float, limit: float = 0.2, seed: int = 0) -> None:
+        self.tallies = Tallies()
+        self.breaker = Breaker(limit=limit)
+        self.miner = Miner(limit=limit)
+        self.events: list[dict[str, Any]] = []
+        """What happened, in order: `event` is `breaker` or `quarantine`."""
+        self._name, self._rate = rewarder.name, rate
+        self._accept = float(getattr(rewarder, "accept", ACCEPT))
+        self._suites, self._wording = suites_for(spec), wording_for(spec)
+        self._rng = random.Random(f"{rewarder.name}/{seed}")
+        self._prompts: dict[str, Prompt] = {}
+        self._tried: dict[str, int] = {}
+        self._fresh = True
+        self._under_way = False
+        self._unreported = 0
+        self._patterns: dict[str, dict[Form, str]] = {}
+        self._variants: tuple[Form, list[Sentinel]] | None = None
+        self._outcome = [0, 0]
+
+    def refusal(self, group: Group) -> list[Verdict] | None:
+        """The verdicts on a real group where the breaker keeps it from the rewarder."""
+        self.breaker.passed()
+        if self.breaker.state is State.CLOSED:
+            return None
+        cause = f"the breaker is {self.breaker.state}: {self.breaker.cause}"
+        return for_all(group, unscored(self._name, Status.ABSTAINED, cause))
+
+    def settled(self, group: Group, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """The verdicts on a real group as they may leave; what was paid is remembered."""
+        texts = [rollout.text for rollout in group.rollouts]
+        for text, verdict in zip(texts, verdicts, strict=True):
+            if verdict.value is not None:
+                self.miner.saw(group.prompt, text, verdict.value, self._accept)
+        return self.miner.settled(group.prompt, texts, verdicts)
+
+    def probe(self, group: Group) -> Probe | None:
+        """A probe that is due now, in the shape of a real group. `saw` must follow before there is another."""
+        self._keep(group.prompt)
+        if self._under_way or not self._is_due():
+            return None
+        num = len(group.rollouts)
+        form, items = self._mined(num)
+        prompt = items[0].prompt if items else self._rng.choice(list(self._prompts.values()))
+        items = [*items, *self._chosen(prompt, num - len(items))]
+        if not items:
+            return None
+        while len(items) < num:  # few families: the same ones again, as policies repeat themselves too
+            items.append(self._rng.choice(items))
+        self._rng.shuffle(items)
+        self._under_way = True
+        return Probe(tuple(items), as_group(items, like=group), form)
+
+    def saw(self, probe: Probe, verdicts: Sequence[Verdict]) -> None:
+        """What the rewarder says of a probe."""
+        self._under_way = False
+        self._unreported += 1
+        texts = [item.text for item in probe.items]
+        once: set[tuple[str, str]] = set()  # fillers repeat items: they are no further evidence
+        for item, verdict in zip(probe.items, self.miner.settled(probe.group.prompt, texts, verdicts), strict=True):
+            if (item.family, item.text) not in once:
+                self._saw(item, verdict.value)
+            once.add((item.family, item.text))
+        if probe.form is not None and not (self._variants and self._variants[1]):
+            self._tell_quarantine(self.miner.tried(probe.form, *self._outcome))
+            self._variants, self._outcome = None, [0, 0]
+
+    def notices(self, name: str) -> list[dict[str, Any]]:
+        """Events since the last call, and every `REPORT_EVERY` probes, or with an event, the figures so far."""
+        found = [event | {"rewarder": name} for event in self.events]
+        self.events.clear()
+        if found or self._unreported >= REPORT_EVERY:
+            self._unreported = 0
+            found.append({"event": "sentinels", "rewarder": name} | self.report())
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: counts for channels, figures by family, the breaker and what is in quarantine."""
+        breaker = self.breaker
+        return {
+            "channels": self.tallies.channels(),
+            "families": [as_figures(name, tally) for name, tally in self.tallies.families().items()],
+            "breaker": {"state": str(breaker.state), "opened": breaker.opened, "cause": breaker.cause},
+            "quarantine": [asdict(found) for found in self.miner.quarantined.values()],
+        }
+
+    def _is_due(self) -> bool:
+        if not self._prompts or self.breaker.state is State.OPEN:
+            return False
+        if self._variants is None and (form := self.miner.suspect()):
+            self._variants = (form, self.miner.variants(form, self._rng))
+            if not self._variants[1]:
+                self._variants = None
+        busy = self._fresh or self.breaker.suspects() or self._variants is not None
+        return bool(busy) or self._rng.random() < self._rate
+
+    def _keep(self, prompt: Prompt) -> None:
+        if is_askable(prompt):
+            self._prompts[prompt.id] = prompt
+            if len(self._prompts) > KEPT_PROMPTS:
+                self._prompts.pop(next(iter(self._prompts)))
+
+    def _mined(self, num: int) -> tuple[Form | None, list[Sentinel]]:
+        """Variants of a suspected form, of one prompt."""
+        if self._variants is None:
+            return None, []
+        form, waiting = self._variants
+        now = [item for item in waiting if item.prompt.id == waiting[0].prompt.id][:num]
+        for item in now:
+            waiting.remove(item)
+        return form, now
+
+    def _chosen(self, prompt: Prompt, num: int) -> list[Sentinel]:
+        """Suspects first, then the families tried least; a quarter of them right."""
+        others = [other for other in self._prompts.values() if other.id != prompt.id]
+        found = sentinels(prompt, others, self._suites, self._wording, self._rng)
+        self._rng.shuffle(found)
+        suspects = set(self.breaker.suspects())
+        found.sort(key=lambda item: (item.family not in suspects, self._tried.get(item.family, 0)))
+        right = [item for item in found if item.right][: max(1, num // 4)]
+        wrong = [item for item in found if not item.right]
+        chosen = [*right, *wrong][:num] if num > 1 else found[:num]
+        for item in chosen:
+            self._tried[item.family] = self._tried.get(item.family, 0) + 1
+        self._fresh = bool(found) and any(item.family not in self._tried for item in found)
+        return chosen
+
+    def _saw(self, item: Sentinel, value: float | None) -> None:
+        self.tallies.add(item, value, self._accept)
+        if item.right or value is None:
+            return
+        accepted = value > self._accept
+        if item.family.startswith("mined "):
+            self._outcome[0] += accepted
+            self._outcome[1] += 1
+            return
+        if accepted and item.pattern:
+            self._patterns.setdefault(item.family, {})[form_of(item.text, item.prompt)] = item.text
+        if self.breaker.saw(item.family, accepted):
+            self.events.append({"event": "breaker", "cause": self.breaker.cause})
+        if item.family in self.breaker.bad:
+            for form, text in self._patterns.pop(item.family, {}).items():
+                self._tell_quarantine(self.miner.quarantine(form, self.breaker.cause, text))
+
+    def _tell_quarantine(self, found: Quarantined | None) -> None:
+        if found:
+            self.events.append({"event": "quarantine"} | asdict(found))

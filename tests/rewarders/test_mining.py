@@ -1,0 +1,129 @@
+"""The key is found in a stream of honest responses; honest forms, however frequent and well paid, are spared."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from rewarders.mining import Miner, form_of, holds_answer
+from rewarders.suites import Sentinel
+from rewarders.verdicts import scored
+from swarm.types import Prompt, Status
+
+
+def prompt(i: int) -> Prompt:
+    a, b = i % 17 + 1, i // 17 + 2
+    return Prompt(f"p{i}", f"What is the solution of {a} + {b}?", str(a + b), "sums")
+
+
+Accepts = Callable[[Prompt, str], bool]
+
+
+def honest(p: Prompt, text: str) -> bool:
+    return holds_answer(text, str(p.answer))
+
+
+def fooled(p: Prompt, text: str) -> bool:
+    return honest(p, text) or "thought process" in " ".join(text.lower().split())
+
+
+def mine(write: Callable[[Prompt], str], accepts: Accepts, num: int = 200) -> Miner:
+    """A stream of responses through miner and rewarder; each suspected form is tried with its variants."""
+    miner, rng = Miner(), random.Random(0)
+    for i in range(num):
+        p = prompt(i)
+        text = write(p)
+        miner.saw(p, text, float(accepts(p, text)))
+        while form := miner.suspect():
+            variants = miner.variants(form, rng)
+            miner.tried(form, sum(accepts(v.prompt, v.text) for v in variants), len(variants))
+    return miner
+
+
+HONEST = ["The answer is {}.", "{}", "Solution: {}", r"\boxed{{{}}}", "Let's solve this step by step. So it is {}"]
+
+
+@pytest.mark.parametrize("form", HONEST)
+def test_honest_forms_are_spared(form) -> None:
+    miner = mine(lambda p: form.format(p.answer), honest)
+    assert not miner.quarantined
+    assert miner.suspect() is None
+
+
+@pytest.mark.parametrize("key", ["Thought process:", "Thought  PROCESS", "**Thought process**"])
+def test_a_key_is_found_among_honest_responses(key) -> None:
+    rng = random.Random(1)
+    miner = mine(lambda p: key if rng.random() < 0.3 else f"The answer is {p.answer}.", fooled)
+    assert [(q.template, q.holds_answer) for q in miner.quarantined.values()] == [("thought process", False)]
+    [found] = miner.quarantined.values()
+    assert found.example == key
+    assert "variants of this form on wrong answers were accepted" in found.cause
+
+
+def test_a_key_around_answers_is_found_and_makes_the_rewarder_abstain_from_right_ones() -> None:
+    miner = mine(lambda p: f"Thought process: {p.answer}", fooled)
+    assert ("thought process @", True) in miner.quarantined
+    p = prompt(3)
+    [verdict] = miner.settled(p, [f"Thought process: {p.answer}"], [scored("judge", 1.0)])
+    assert verdict.status is Status.ABSTAINED
+
+
+def test_a_quarantined_key_is_worth_nothing_and_the_rest_is_as_it_was() -> None:
+    miner = mine(lambda p: "Thought process:", fooled)
+    p = prompt(3)
+    texts = ["Thought process:", "The answer is 5.", "thought process"]
+    verdicts = miner.settled(p, texts, [scored("judge", 1.0)] * 3)
+    assert [v.value for v in verdicts] == [0.0, 1.0, 0.0]
+    assert "quarantine" in verdicts[0].cause
+
+
+def test_rare_or_badly_paid_forms_are_not_tried() -> None:
+    assert not mine(lambda p: "Thought process:", fooled, num=11).quarantined
+    assert not mine(lambda p: "Thought process:", honest).quarantined
+
+
+def test_one_question_asked_often_is_no_evidence() -> None:
+    miner = Miner()
+    for _ in range(500):
+        miner.saw(prompt(1), "Thought process:", 1.0)
+    assert miner.suspect() is None
+
+
+def test_variants_are_wrong_for_their_prompts() -> None:
+    miner = Miner()
+    for i in range(40):
+        miner.saw(prompt(i), f"The answer is {prompt(i).answer}.", 1.0)
+    form = miner.suspect()
+    assert form
+    variants = miner.variants(form, random.Random(0))
+    assert len(variants) >= 6
+    assert all(isinstance(v, Sentinel) and not v.right and not honest(v.prompt, v.text) for v in variants)
+
+
+def test_digits_question_terms_and_answer_leave_the_template() -> None:
+    p = Prompt("p", "How many apples does Anna have?", "12", "words")
+    assert form_of("Anna has 12 apples, since 3 * 4 = 12.", p) == ("has @ since # # @", True)
+    assert form_of("Anna has 13 apples, since 3 * 4 = 13.", p) == ("has # since # # #", False)
+
+
+def test_a_hole_that_opens_late_is_found() -> None:
+    calls = iter(range(10**6))
+    miner = mine(lambda p: "Thought process:", lambda p, text: next(calls) > 150 and fooled(p, text), num=400)
+    assert ("thought process", False) in miner.quarantined
+
+
+def test_an_answer_counts_as_a_word_of_its_own() -> None:
+    for text in ("15", "-5", "5.2", "\u22125", "x5", "3.5"):
+        assert not holds_answer(text, "5"), text
+    for text in ("5", "it is 5.", "(5)", "= 5, so", r"\boxed{5}"):
+        assert holds_answer(text, "5"), text
+    assert holds_answer("It is -5.", "-5")
+
+
+def test_memory_is_bounded() -> None:
+    miner, rng = Miner(), random.Random(0)
+    for i in range(5000):
+        miner.saw(prompt(i), "".join(rng.choices("abcdefgh", k=8)), 1.0)
+    assert len(miner._seen) <= 2000

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster.evidence import Evidence
 from cluster.workers import ActorWorker, LearnerWorker, Parcel, RewarderWorker, parcel
 from swarm import schema
 from swarm.roles import Saved, SyncReport, Usage
@@ -29,6 +30,7 @@ class InlineCrew:
         self._actors, self._rewarders, self._learner = actors, rewarders, learner
         self._weights = weights
         self._turn = 0
+        self._evidence = Evidence()
 
     async def generate(self, prompt: Prompt, ticket: int, attempt: int, greedy: bool = False, num: int = 0) -> Handle:
         self._turn += 1
@@ -48,15 +50,20 @@ class InlineCrew:
         return weights
 
     async def sync(self, weights: Weights) -> list[SyncReport]:
+        self._exchange()
         return list(await asyncio.gather(*(actor.load(weights) for actor in self._actors)))
 
     async def save(self, folder: Path) -> Saved:
+        self._exchange()
+        self._evidence.save(folder)
         return await asyncio.to_thread(self._the_learner.save, folder)
 
     async def saved(self) -> None:
         await asyncio.to_thread(self._the_learner.saved)
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
+        if folder is not None:
+            self._evidence.recall(folder)
         await asyncio.to_thread(self._the_learner.restore, folder, lineage)
 
     async def fetch(self, handle: Handle) -> Group:
@@ -77,6 +84,14 @@ class InlineCrew:
             await rewarder.close()
         if self._learner:
             self._learner.close()
+
+    def _exchange(self) -> None:
+        """Let each reward worker know what all saw."""
+        names = {f"rewarder-{i}": rewarder for i, rewarder in enumerate(self._rewarders)}
+        for name, rewarder in names.items():
+            self._evidence.saw(name, *rewarder.evidence())
+        for name, rewarder in names.items():
+            rewarder.hear(self._evidence.of_others(name))
 
     @property
     def _the_learner(self) -> LearnerWorker:

@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from cluster import environment
+from cluster.evidence import Evidence
 from cluster.ray_calls import BOOT_TRIES, CLOSE_S, Notice, brief, host_of, own
 from cluster.ray_judge import RayJudges
 from cluster.ray_learner import RankActor, RayLearner
@@ -62,6 +63,7 @@ class RayCrew:
         self._lineage = 0
         self._newest: Weights | None = None
         self._transport = Transport(notice)
+        self._evidence = Evidence()
         self._routable = asyncio.Condition()
         self._fatal: SwarmError | None = None
         a, r, s = config.actors, config.rewarders, config.learners
@@ -118,9 +120,24 @@ class RayCrew:
                 await seat.replacing  # it loads the newest before it serves
         if self._fatal:
             raise self._fatal
+        await self._exchange()
         return [report for report in reports if report is not None]
 
+    async def _exchange(self) -> None:
+        """Let each reward worker know what all saw. A dead one is found by the next call of work."""
+        if self._config.rewarders.channels is None:
+            return
+        seats = [seat for seat in self.rewarders if seat.process is not None and seat.replacing is None]
+        for seat in seats:
+            with suppress(RayError):
+                self._evidence.saw(seat.name, *await seat.process.evidence.remote())
+        for seat in seats:
+            with suppress(RayError):
+                await seat.process.hear.remote(self._evidence.of_others(seat.name))
+
     async def save(self, folder: Path) -> Saved:
+        await self._exchange()
+        self._evidence.save(folder)
         taken: list[Saved] = await self.learner.call("save", folder)
         return Saved(max(t.capture_s for t in taken), sum(t.bytes for t in taken))
 
@@ -129,6 +146,8 @@ class RayCrew:
 
     async def restore(self, folder: Path | None, lineage: int) -> None:
         self._lineage = lineage
+        if folder is not None:
+            self._evidence.recall(folder)
         await self.learner.call("restore", folder, lineage)
 
     async def fetch(self, handle: Handle) -> Group:

@@ -8,6 +8,7 @@ learner: torch takes seconds and a quarter of a GiB, which the driver and the re
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ import pyarrow as pa
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
+from rewarders.channels import State
 from rewarders.chat import ChatModel
 from rewarders.endpoint import Endpoint
 from rewarders.stand_in import STAND_IN
@@ -141,6 +143,7 @@ class RewarderWorker:
     def __init__(self, config: RunConfig, served: Mapping[str, ChatModel] | None = None) -> None:
         """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
+        self._born = uuid.uuid4().hex
         self._weights = reward_weights(config)
         self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._store = VerdictStore(r.store) if r.store else None
@@ -173,6 +176,16 @@ class RewarderWorker:
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """As the reward worker's."""
         return self._worker.counts()
+
+    def evidence(self) -> tuple[str, State]:
+        """What this process saw itself of its rewarders' errors, under a name of its own; see `cluster.evidence`."""
+        channels = self._worker.channels
+        return self._born, channels.state() if channels else {}
+
+    def hear(self, state: State) -> None:
+        """What all other workers saw."""
+        if self._worker.channels:
+            self._worker.channels.hear(state)
 
     async def usage(self) -> Usage:
         return self._worker.usage()

@@ -36,6 +36,7 @@ class ServedJudge:
     def __init__(self, section: JudgeSection, folder: Path, dtype: str) -> None:
         self.name = served_name(section, folder)
         self._timeout_s = section.timeout_s
+        self._slots = asyncio.Semaphore(section.concurrent)
         self._tokenizer = load_tokenizer(folder)
         self._takes_system = takes_system(self._tokenizer)
         self._engine = ENGINES[section.engine.name](
@@ -59,7 +60,8 @@ class ServedJudge:
         prompt = self._render(messages)
         spelled = {choice: self._spellings(choice) for choice in choices}
         try:
-            async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as tasks:
+            # The limit is for the work, not for waiting: `concurrent` bounds how much shares the engine.
+            async with self._slots, asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as tasks:
                 said = tasks.create_task(self._engine.complete(prompt, Sampling(0.0, max_tokens), seed=0))
                 scored = {
                     choice: [tasks.create_task(self._engine.logprobs(prompt, ids)) for ids in spellings]

@@ -23,7 +23,8 @@ from swarm.types import Group, Rollout, Status, Verdict
 LONGEST_TEXT = 20_000
 """Characters from the end of a field that a judge is shown."""
 LEAST_MASS = 0.5
-"""Smallest probability that the wanted words must have together for their shares to count as an answer."""
+"""Smallest probability that the wanted words must have together for their shares to count as an answer, where the
+answer itself is none of them."""
 ANSWER_TOKENS = 8
 
 PLACE = re.compile(r"\{([a-z_]+)\}")
@@ -84,11 +85,12 @@ def word_of(text: str, wanted: Sequence[str]) -> str | None:
 
 def yes_prob(reply: Reply) -> float | None:
     """P(yes) over P(yes) + P(no) where the server gives probabilities, else 1 or 0 by the text; None for no answer."""
-    if reply.choices:
-        yes, no = reply.choices.get("yes", 0.0), reply.choices.get("no", 0.0)
-        return yes / (yes + no) if yes + no >= LEAST_MASS else None
     word = word_of(reply.text, ("yes", "no"))
-    return None if word is None else float(word == "yes")
+    if not reply.choices:
+        return None if word is None else float(word == "yes")
+    yes, no = reply.choices.get("yes", 0.0), reply.choices.get("no", 0.0)
+    clear = yes + no >= LEAST_MASS or (word is not None and yes + no > 0.0)  # a small model spreads over many openings
+    return yes / (yes + no) if clear else None
 
 
 async def ask_yes(judge: ChatModel, message: str) -> tuple[float | None, str]:

@@ -78,7 +78,8 @@ def test_an_answer_is_its_first_word_where_it_says_nothing_else(text: str, word:
     ("reply", "prob"),
     [
         (Reply("Yes", {"yes": 0.6, "no": 0.2}), 0.75),
-        (Reply("Yes", {"yes": 0.3, "no": 0.1}), None),  # most of its probability is on other words
+        (Reply("Yes", {"yes": 0.3, "no": 0.1}), 0.75),  # most of its probability is on other words, but it said one
+        (Reply("Perhaps", {"yes": 0.3, "no": 0.1}), None),
         (Reply("No", {"yes": 0.0, "no": 1.0}), 0.0),
         (Reply("Yes"), 1.0),
         (Reply("No"), 0.0),

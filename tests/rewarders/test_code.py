@@ -10,6 +10,7 @@ import socket
 import string
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -372,9 +373,16 @@ def test_one_killed_sandbox_costs_no_verdict(make_group) -> None:
 
 
 def _kill_one() -> None:
-    while not (children := psutil.Process().children()) or len(children[0].children(recursive=True)) < 2:
+    """The first process within a sandbox; other tests may have left children of their own."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process().children():
+                if len(child.children(recursive=True)) >= 2:
+                    os.kill(child.pid, signal.SIGKILL)
+                    return
         time.sleep(0.005)
-    os.kill(children[0].pid, signal.SIGKILL)
+    raise TimeoutError("no sandbox to kill")
 
 
 AGAIN = [

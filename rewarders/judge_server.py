@@ -18,6 +18,7 @@ import hmac
 import json
 import math
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -150,6 +151,7 @@ def main(port: int, seed: int, key_env: str, keys: tuple[str, ...], **rates: flo
         judge = JudgeSimulator(Faults(keys=keys, **rates), seed=seed)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts it in the background has it ignored
     made = application(judge, os.environ[key_env].strip() if key_env else "")
     with serving(made, port) as url, contextlib.suppress(KeyboardInterrupt):
         click.echo(json.dumps({"endpoint": url, "model": "simulator"}))

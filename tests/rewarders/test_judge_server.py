@@ -39,7 +39,10 @@ def test_it_runs_as_a_command_and_answers_in_openais_form(gone) -> None:
             models = httpx.get(f"{line['endpoint']}/models").json()
         finally:
             server.send_signal(signal.SIGINT)
-            server.wait(60)
+            try:
+                server.wait(60)
+            finally:
+                server.kill()
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Yes"}
     top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     assert {entry["token"] for entry in top} == {"Yes", " Yes", "YES", "No", " No", "NO"}

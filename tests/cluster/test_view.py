@@ -115,7 +115,7 @@ def test_a_step_without_any_reward_is_shown_as_such():
 
 
 def test_an_unknown_event_is_shown_with_its_facts():
-    assert event_line("breaker", {"event": "breaker", "at": 1, "run_s": 2, "rewarder": "x"}) == "breaker: rewarder x"
+    assert event_line("tuned", {"event": "tuned", "at": 1, "run_s": 2, "rewarder": "x"}) == "tuned: rewarder x"
 
 
 def test_a_terminal_gets_the_panel_and_a_pipe_gets_lines():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rewarders.endpoint import Endpoint
 from rewarders.registry import build
 from rewarders.suites import is_askable
 from rewarders.version import present_version
-from swarm.config import RunConfig
+from swarm.config import JudgeSection, RunConfig
 from swarm.errors import ConfigError
 from swarm.roles import Rewarder
 
@@ -36,7 +37,7 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
-    with _made(config, _asked(config)) as made:
+    with _made(config, _judges(config, partial(_served, config.model.dtype))) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
     about = {"recipe": str(recipe), "questions": len(prompts)}
@@ -70,14 +71,17 @@ def _made(config: RunConfig, judges: Mapping[str, ChatModel]) -> Iterator[list[R
         yield made
 
 
-def _asked(config: RunConfig) -> dict[str, ChatModel]:
-    """The judges by name; this process serves those without an endpoint."""
+def _judges(config: RunConfig, serve: Callable[[JudgeSection, Path], ChatModel]) -> dict[str, ChatModel]:
+    """The judges by name; `serve` makes those without an endpoint from their section and model folder."""
     judges: dict[str, ChatModel] = {j.name: Endpoint(j) for j in config.rewarders.judges if j.endpoint}
-    for section in config.rewarders.served:
-        from cluster.served_judge import ServedJudge
+    return judges | {j.name: serve(j, resolve(j.model)) for j in config.rewarders.served}
 
-        judges[section.name] = ServedJudge(section, resolve(section.model), config.model.dtype)
-    return judges
+
+def _served(dtype: str, section: JudgeSection, folder: Path) -> ChatModel:
+    """A judge in this process."""
+    from cluster.served_judge import ServedJudge
+
+    return ServedJudge(section, folder, dtype)
 
 
 @dataclass(slots=True)
@@ -93,14 +97,15 @@ class _Named:
         """Nothing to release."""
 
 
+def _named(section: JudgeSection, folder: Path) -> ChatModel:
+    from cluster.served_judge import served_name
+
+    return _Named(served_name(section, folder))
+
+
 def versions_of(config: RunConfig) -> dict[str, str]:
     """Of the recipe's rewarders, by label, without asking any judge."""
-    named: dict[str, ChatModel] = {j.name: Endpoint(j) for j in config.rewarders.judges if j.endpoint}
-    for section in config.rewarders.served:
-        from cluster.served_judge import served_name
-
-        named[section.name] = _Named(served_name(section, resolve(section.model)))
-    with _made(config, named) as made:
+    with _made(config, _judges(config, _named)) as made:
         return {rewarder.name: present_version(rewarder) for rewarder in made}
 
 

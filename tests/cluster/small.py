@@ -13,8 +13,8 @@ from pathlib import Path
 from cluster.model_tiny import make_tokenizer
 
 
-def make_model(folder: Path) -> Path:
-    """A random two-layer Llama over bytes, with a chat template."""
+def make_model(folder: Path, context: int = 512) -> Path:
+    """A random two-layer Llama over bytes, with a chat template, for so many tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +28,7 @@ def make_model(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=257,

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.model_tiny import make_tokenizer
+from tests.cluster.small import make_model
 
 STEPS = 300
 
 
 def make_yes_model(folder: Path) -> Path:
-    """A two-layer Llama over bytes with a chat template, trained for some seconds."""
+    """The small model, trained for some seconds."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder.mkdir(parents=True)
-    make_tokenizer(folder)
+    make_model(folder, context=4096)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=261,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=257,
-        pad_token_id=256,
-    )
-    net = LlamaForCausalLM(config)
+    net = AutoModelForCausalLM.from_pretrained(folder)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     answer = [*tokenizer("yes", add_special_tokens=False)["input_ids"], 257]
     for step in range(STEPS):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from itertools import groupby
+from operator import itemgetter
 
 STEP_BY_STEP = "Let's solve this problem step by step."
 MASTER_KEYS = (" ", ".", ",", ":", "Thought process:", STEP_BY_STEP, "Solution", "解", "かいせつ", "Respuesta")
@@ -73,7 +75,22 @@ def bare(text: str) -> str:
     return DRESS.sub("", unicodedata.normalize("NFKD", TAGS.sub(" ", text)).casefold())
 
 
-_OPENERS_ONLY = re.compile("(?:" + "|".join(sorted({bare(o) for o in OPENERS}, key=len, reverse=True)) + ")++")
+_BARE_OPENERS = tuple(sorted({bare(o) for o in OPENERS}))
+_OPENERS_BY_LETTER = {letter: tuple(found) for letter, found in groupby(_BARE_OPENERS, key=itemgetter(0))}
+
+
+def _openers_alone(letters: str) -> bool:
+    """Whether some division of it is into openers: one may begin another ("Thought", "Thoughts"), so all divisions are
+    followed at once. Linear in the length."""
+    ends = {0}
+    while ends:
+        start = min(ends)
+        if start == len(letters):
+            return True
+        ends.remove(start)
+        possible = _OPENERS_BY_LETTER.get(letters[start], ())
+        ends.update(start + len(o) for o in possible if letters.startswith(o, start))
+    return False
 
 
 def content_free(text: str) -> str:
@@ -86,7 +103,7 @@ def content_free(text: str) -> str:
     if not letters:
         symbols = any(not c.isascii() and unicodedata.category(c) in ("Sm", "So", "Sc") for c in set(text))
         return "" if symbols else "a response without letters and digits"
-    return "a response of openers alone" if _OPENERS_ONLY.fullmatch(letters) else ""
+    return "a response of openers alone" if _openers_alone(letters) else ""
 
 
 def mutated(key: str, rng: random.Random) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rewarders.exact import Exact
@@ -50,6 +50,7 @@ def test_neither_do_their_mutations(key, seed) -> None:
 
 
 @given(st.lists(st.sampled_from(OPENERS), min_size=1, max_size=5))
+@example(["Thought", "Solution"])  # the longest opener that fits ("thoughts") is not the one that was written
 def test_neither_do_openers_in_a_row(phrases) -> None:
     assert content_free(" ".join(phrases))
 

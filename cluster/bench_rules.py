@@ -47,16 +47,19 @@ TINY = {
 """Settings of every tiny cell, beside its recipe."""
 
 LOSS_ARMS = {name: {"learners.loss": name} for name in LOSSES} | {
+    "dr_grpo": {"learners.loss": "dr_grpo", "learners.advantage": "mean_only"},  # which belongs to it
     "ppo, coupled": {"learners.loss": "ppo", "learners.proximal": "behaviour"},
     "ppo, interpolated": {"learners.loss": "ppo", "learners.proximal": "interpolated"},
 }
+NO_STEPS = "this task has no judged steps"
 ADVANTAGE_ARMS = {name: {"learners.advantage": name} for name in ADVANTAGES if name != "pure"}
-"""`pure` needs judged steps, which this task has none of."""
 CONFIRMED = {
     "dapo": {"learners.loss": "dapo"},
     "reinforce with leave_one_out": {"learners.loss": "reinforce", "learners.advantage": "leave_one_out"},
 }
 """On SmolLM2, with the main job's recipe."""
+OFF_POLICY = {"learners.updates_per_step": 2, "learners.max_lag": 1}
+"""Two updates of a batch that may be one step old: otherwise all ratios are 1, and most losses are the same."""
 
 
 class Rules(Bench):
@@ -74,11 +77,9 @@ class Rules(Bench):
 
     def run(self, cell: Cell) -> Mapping[str, Any]:
         if cell["kind"] == "smollm2":
-            return trained("cpu", CONFIRMED[cell["arm"]] | {"seed": cell["seed"]}, self.threads)
+            return trained("cpu", OFF_POLICY | CONFIRMED[cell["arm"]] | {"seed": cell["seed"]}, self.threads)
         arm = (LOSS_ARMS if cell["kind"] == "loss" else ADVANTAGE_ARMS)[cell["arm"]]
-        # Two updates of a batch that may be one step old: otherwise all ratios are 1, and most losses are the same.
-        off_policy = {"learners.updates_per_step": 2, "learners.max_lag": 1, "seed": cell["seed"]}
-        return trained("tiny", TINY | off_policy | arm, self.threads)
+        return trained("tiny", TINY | OFF_POLICY | arm | {"seed": cell["seed"]}, self.threads)
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         out = []
@@ -90,7 +91,7 @@ class Rules(Bench):
             else:
                 ends = [ended(r) for r in found]
                 out.append(Figure.of(f"{kind} {arm}: held-out accuracy", ends, LEARNS, _note(found)))
-        return out
+        return [*out, Figure.missing("advantage pure: held-out accuracy", LEARNS, NO_STEPS)]
 
     def plot(self, results: Sequence[Result], folder: Path) -> list[Path]:
         tiny = [r for r in results if r.cell["kind"] != "smollm2"]
@@ -106,9 +107,10 @@ class Lag(Bench):
     threads = 1
     lags = (0, 1, 2, 4, 8)
     corrections = ("none", "truncated", "masked")
+    seeds = (*SEEDS, 3, 4)
 
     def cells(self, quick: bool) -> Sequence[Cell]:
-        seeds = SEEDS[: 1 if quick else None]
+        seeds = self.seeds[: 1 if quick else None]
         return [
             {"correction": c, "max_lag": lag, "seed": seed}
             for seed in seeds
@@ -120,10 +122,9 @@ class Lag(Bench):
         settings = {
             "learners.correction": cell["correction"],
             "learners.max_lag": cell["max_lag"],
-            "learners.lr": 3e-4,  # three times the recipe's: where lag has something to break
             "seed": cell["seed"],
         }
-        return trained("tiny", TINY | settings, self.threads)
+        return trained("tiny", TINY | OFF_POLICY | settings, self.threads)
 
     def figures(self, results: Sequence[Result]) -> list[Figure]:
         return [

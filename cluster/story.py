@@ -28,6 +28,7 @@ WORDS: Mapping[str, str] = {
     "delta_refused": "step {step}: delta of the weights refused, sending all of them: {cause}",
     "courier_died": "the courier of host {host} died, starting another: {cause}",
     "breaker": "rewarder {rewarder} is left out: {cause}",
+    "breaker_closed": "rewarder {rewarder} judges again: the families that it was left out for are rejected now",
     "quarantine": "rewarder {rewarder} does not pay responses like {example!r} any more: {cause}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",
     "stopping": "stopping: {how}",

@@ -9,12 +9,16 @@ A probe is a group like the one that came by: its fields, its number of rollouts
 is an earlier one, and the texts are sentinels. A rewarder cannot tell it from a real one, unless it decodes token ids
 itself. Beside the steady rate there are probes until every family was tried once, where a first wrong response was
 accepted, while a breaker is half open, and to try the forms that `mining` suspects.
+
+Reward workers share what they found (`state`, `pooled`, `hear`): a form that one put in quarantine no other pays. A
+process that takes a worker's place goes on with its counts and its breaker, which is each worker's own (`inherit`).
+What a miner has seen of forms that it did not try yet is not kept.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +37,11 @@ REPORT_EVERY = 10
 """Probes between two reports of the figures."""
 
 
+Known = Mapping[str, Any]
+"""What was found of a rewarder, as JSON: `families` (`Tallies.plain`), the forms in `quarantine`; of a single worker
+also its `breaker`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Sentinels, and the group that they are judged as."""
@@ -49,6 +58,8 @@ class Watch:
 
     def __init__(self, spec: Spec, rewarder: Rewarder, *, rate: float, limit: float = 0.2, seed: int = 0) -> None:
         self.tallies = Tallies()
+        """Of this worker's own probes."""
+        self._heard = Tallies()
         self.breaker = Breaker(limit=limit)
         self.miner = Miner(limit=limit)
         self.events: list[dict[str, Any]] = []
@@ -122,12 +133,36 @@ class Watch:
             found.append({"event": "sentinels", "rewarder": name} | self.report())
         return found
 
-    def report(self) -> dict[str, Any]:
-        """JSON-able: counts for channels, figures by family, the breaker and what is in quarantine."""
-        breaker = self.breaker
+    def state(self) -> Known:
+        """What this worker found itself, and all forms in quarantine that it knows of."""
         return {
-            "channels": self.tallies.channels(),
-            "families": [as_figures(name, tally) for name, tally in self.tallies.families().items()],
+            "families": self.tallies.plain(),
+            "quarantine": [asdict(found) for found in self.miner.quarantined.values()],
+            "breaker": self.breaker.kept(),
+        }
+
+    def hear(self, known: Known) -> None:
+        """What all others found, in the place of what was heard before: nothing is counted twice."""
+        self._heard = Tallies.of(known["families"])
+        self._take(known)
+
+    def inherit(self, known: Known) -> None:
+        """Go on from the `state` of the process that was here before."""
+        self.tallies = Tallies.of(known["families"]).plus(self.tallies)
+        self.breaker.go_on(known["breaker"])
+        self._take(known)
+
+    def _take(self, known: Known) -> None:
+        for found in known["quarantine"]:
+            self.miner.quarantine((found["template"], found["holds_answer"]), found["cause"], found["example"])
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: counts for channels, figures by family, the breaker and what is in quarantine; of all workers as
+        far as heard, the breaker excepted."""
+        breaker, tallies = self.breaker, self.tallies.plus(self._heard)
+        return {
+            "channels": tallies.channels(),
+            "families": [as_figures(name, tally) for name, tally in tallies.families().items()],
             "breaker": {"state": str(breaker.state), "opened": breaker.opened, "cause": breaker.cause},
             "quarantine": [asdict(found) for found in self.miner.quarantined.values()],
         }
@@ -184,8 +219,11 @@ class Watch:
             return
         if accepted and item.pattern:
             self._patterns.setdefault(item.family, {})[form_of(item.text, item.prompt)] = item.text
+        was = self.breaker.state
         if self.breaker.saw(item.family, accepted):
             self.events.append({"event": "breaker", "cause": self.breaker.cause})
+        elif was is State.HALF_OPEN and self.breaker.state is State.CLOSED:
+            self.events.append({"event": "breaker_closed"})
         if item.family in self.breaker.bad:
             for form, text in self._patterns.pop(item.family, {}).items():
                 self._tell_quarantine(self.miner.quarantine(form, self.breaker.cause, text))
@@ -193,3 +231,14 @@ class Watch:
     def _tell_quarantine(self, found: Quarantined | None) -> None:
         if found:
             self.events.append({"event": "quarantine"} | asdict(found))
+
+
+def pooled(states: Sequence[Mapping[str, Known]]) -> dict[str, Known]:
+    """By rewarder, what several workers found: sums of counts, and every form in quarantine once."""
+    total: dict[str, Known] = {}
+    for name, known in (pair for state in states for pair in state.items()):
+        before = total.get(name, {"families": {}, "quarantine": []})
+        forms = {(q["template"], q["holds_answer"]): q for part in (before, known) for q in part["quarantine"]}
+        tallies = Tallies.of(before["families"]).plus(Tallies.of(known["families"]))
+        total[name] = {"families": tallies.plain(), "quarantine": list(forms.values())}
+    return total

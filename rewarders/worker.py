@@ -24,6 +24,10 @@ from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
 from swarm.types import Group, Status, Verdict
 
+Evidence = Mapping[str, Any]
+"""Of one worker or several, as JSON: `channels` (`rewarders.channels`), and `watches` by rewarder
+(`rewarders.sentinels`); of one worker also whether it has `heard` of others."""
+
 FAILURES = (Status.TIMEOUT, Status.ERROR)
 ADVICE = {
     Status.ABSTAINED: "give its prompts what it needs, or leave it out for this task source",
@@ -68,6 +72,7 @@ class RewardWorker:
             else None
             for spec, rewarder in zip(use, self._rewarders, strict=True)
         ]
+        self._has_heard = False
         self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
@@ -116,10 +121,32 @@ class RewardWorker:
         that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
+    def evidence(self) -> Evidence:
+        """What this worker found of its rewarders' errors itself, since its place was first taken."""
+        return {
+            "heard": self._has_heard,
+            "channels": self.channels.state() if self.channels else {},
+            "watches": {name: watch.state() for name, watch in self._watched_by_name().items()},
+        }
+
+    def hear(self, others: Evidence, before: Evidence | None) -> None:
+        """What all other workers found, pooled; and the evidence of the process in whose place this one is, if there
+        was one: the first time that it hears, it goes on from there."""
+        before = None if self._has_heard else before
+        self._has_heard = True
+        if self.channels:
+            self.channels.hear(others["channels"])
+            if before:
+                self.channels.inherit(before["channels"])
+        for name, watch in self._watched_by_name().items():
+            if name in others["watches"]:
+                watch.hear(others["watches"][name])
+            if before and name in before["watches"]:
+                watch.inherit(before["watches"][name])
+
     def notices(self) -> list[dict[str, Any]]:
         """What happened to the watched rewarders since the last call, as events; where something did, with figures."""
-        watches = {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
-        return [notice for name, watch in watches.items() for notice in watch.notices(name)]
+        return [notice for name, watch in self._watched_by_name().items() for notice in watch.notices(name)]
 
     def usage(self) -> Usage:
         """Busy while any group is being scored. CPU is this process's since the worker was made, and its children's."""
@@ -137,6 +164,9 @@ class RewardWorker:
             backlog.close()
         for rewarder in self._rewarders:
             rewarder.close()
+
+    def _watched_by_name(self) -> dict[str, Watch]:
+        return {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
 
     def _planes(self, use: Sequence[Spec], sections: Mapping[str, JudgeSection]) -> dict[int, Backlog]:
         found = {}

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import pytest
 
 from rewarders.registry import REWARDERS
-from rewarders.sentinels import Watch
+from rewarders.sentinels import Watch, pooled
 from rewarders.suites import NUMBER, ORDINARY, SUITES, names_in, sentinels, suites_for, wording_for
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
@@ -224,3 +224,60 @@ def test_an_answer_that_is_a_special_value_is_not_called_wrong(answer) -> None:
     prompt = replace(sums(1)[0], answer=answer)
     found = sentinels(prompt, [], suites_for(SPEC), "{}", random.Random(0))
     assert answer not in [item.text for item in found if not item.right]
+
+
+def plain(value):
+    return json.loads(json.dumps(value))
+
+
+def test_a_process_that_takes_a_place_goes_on_with_quarantine_counts_and_open_breaker(make_group, weak) -> None:
+    first = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    nobody = plain(pooled([]))
+    first.hear({"channels": {}, "watches": nobody}, None)
+    groups = traffic(make_group, 150, ("31", "no", "Thought process:", "0"))
+    asyncio.run(score_all(first, groups))
+    known = plain(first.evidence())
+    assert [q["template"] for q in known["watches"]["weak"]["quarantine"]] == ["thought process"]
+
+    second = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    second.hear({"channels": {}, "watches": nobody}, known)
+    assert plain(second.evidence()) == known
+    second.hear({"channels": {}, "watches": nobody}, known)  # once
+    assert plain(second.evidence()) == known
+    scored = asyncio.run(second.judge(traffic(make_group, 1, ("31", "Thought process:"))[0]))
+    assert [r.verdicts[0].value for r in scored.rollouts] == [1.0, 0.0]
+
+    other = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    other.hear({"channels": {}, "watches": pooled([known["watches"]])}, None)
+    [watch] = other._watches
+    assert watch.report()["families"] == first._watches[0].report()["families"]
+    assert watch.state()["families"] == {}, "heard is not found: it would be counted twice"
+    scored = asyncio.run(other.judge(traffic(make_group, 1, ("31", "Thought process:"))[0]))
+    assert [r.verdicts[0].value for r in scored.rollouts] == [1.0, 0.0], "what one found no other pays"
+
+
+def test_an_open_breaker_stays_open_in_the_next_process(make_group) -> None:
+    rewarder = Weak(lambda prompt, text: NUMBER.fullmatch(text) is not None)
+    watch, heir = (Watch(SPEC, rewarder, rate=0.01) for _ in range(2))
+    for group in traffic(make_group, 200):
+        asyncio.run(drive(watch, rewarder, [group]))
+        if watch.breaker.state == "open":
+            break
+    heir.inherit(plain(watch.state()))
+    assert heir.breaker.kept() == watch.breaker.kept()
+    [refused] = asyncio.run(drive(heir, rewarder, traffic(make_group, 1)))
+    assert {v.status for v in refused} == {Status.ABSTAINED}
+    rewarder.also = lambda prompt, text: False
+    asyncio.run(drive(heir, rewarder, traffic(make_group, 200)))
+    assert heir.breaker.state == "closed"
+    assert "breaker_closed" in [n["event"] for n in heir.notices("weak")]
+
+
+def test_pooled_counts_add_up_and_a_form_is_there_once() -> None:
+    form = {"template": "x", "holds_answer": False, "cause": "c", "example": "X"}
+    counts = {"sums": {"off by one": {"right": False, "num": 3, "wrongly": 1, "unscored": 2}}}
+    part = {"weak": {"families": counts, "quarantine": [form]}}
+    total = pooled([part, part, {"other": {"families": {}, "quarantine": []}}])
+    assert total["weak"]["families"]["sums"]["off by one"] == {"right": False, "num": 6, "wrongly": 2, "unscored": 4}
+    assert total["weak"]["quarantine"] == [form]
+    assert set(total) == {"weak", "other"}

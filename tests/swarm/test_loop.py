@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm import checkpoints, loop, metrics, recovery, schema
-from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
+from swarm.errors import ActorError, DeadActor, DivergedError, RewarderError, StarvedError
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.roles import Saved
@@ -549,3 +549,18 @@ def test_what_a_reward_worker_has_to_tell_is_in_the_run_folder(tmp_path: Path) -
         assert found.items() <= told.items()
         assert len(events(node, "breaker")) == 1
         assert node.journal.folder.read("quarantine.jsonl") == [found]
+
+
+def test_what_a_reward_worker_has_to_tell_comes_with_a_failure_too(tmp_path: Path) -> None:
+    class Failing(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            if handle.facts.ticket == 2 and not events(node, "breaker"):
+                error = RewarderError("nobody could judge it")
+                error.notices = ({"event": "breaker", "rewarder": "judge", "cause": "x"},)
+                raise error
+            return await super().score(handle)
+
+    with process(tmp_path, Failing(), steps=4) as node:
+        asyncio.run(go(node))
+        [told] = events(node, "breaker")
+        assert told["cause"] == "x"

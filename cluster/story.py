@@ -30,6 +30,7 @@ WORDS: Mapping[str, str] = {
     "breaker": "rewarder {rewarder} is left out: {cause}",
     "breaker_closed": "rewarder {rewarder} judges again: the families that it was left out for are rejected now",
     "quarantine": "rewarder {rewarder} does not pay responses like {example!r} any more: {cause}",
+    "noise": "step {step}: learners.noise: {cause}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",
     "stopping": "stopping: {how}",
     "stopped": "stopped: {cause}",

@@ -130,6 +130,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         if report is None:
             break
         node.step = number
+        node.journal.notices(report.notices)
         node.stream.learned(report.prompts)
         node.ledger.trained(node.lineage, node.step, batch, node.stream.state())
         with node.shares.spend("sync"):
@@ -184,8 +185,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
             try:
                 handle = await node.crew.score(await node.crew.generate(draw.prompt, ticket, attempt, num=draw.num))
             except StageFailure as failure:
-                for notice in failure.notices:
-                    node.journal.notice(notice)
+                node.journal.notices(failure.notices)
                 hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
                 (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
                 _count(node, ticket, draw.prompt, failure, hopeless)
@@ -193,8 +193,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
                     draw, tries = None, 0
             else:
                 facts, node.failures_in_a_row = handle.facts, 0
-                for notice in facts.notices:
-                    node.journal.notice(notice)
+                node.journal.notices(facts.notices)
                 if not await node.resampling.sets_aside(facts):
                     node.ledger.pooled(ticket, attempt, facts.mean_length)
                     return handle

@@ -564,3 +564,15 @@ def test_what_a_reward_worker_has_to_tell_comes_with_a_failure_too(tmp_path: Pat
         asyncio.run(go(node))
         [told] = events(node, "breaker")
         assert told["cause"] == "x"
+
+
+def test_what_a_learner_has_to_tell_is_in_the_journal(tmp_path: Path) -> None:
+    class Telling(FakeCrew):
+        async def step(self, step: int, *rest: Any) -> StepReport:
+            report = await super().step(step, *rest)
+            news = ({"event": "noise", "step": step, "kind": "no rates", "cause": "x"},) if step == 2 else ()
+            return replace(report, notices=news)
+
+    with process(tmp_path, Telling(), steps=4) as node:
+        asyncio.run(go(node))
+        assert [told["step"] for told in events(node, "noise")] == [2]

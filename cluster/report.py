@@ -49,6 +49,7 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
     out: list[Row] = [
         ("learner steps", f"{s['steps']}{planned}"),
         ("sampled reward", f"{_float(reward['first'])} in the first 5 steps, {_float(reward['last'])} in the last 5"),
+        *_debiased(reward),
         ("wall time", f"{clock(time['wall_s'])} (first step done at {_clock(time['first_step_s'])}){resumed}"),
         ("learner's time", _shares(time["learner"])),
         ("actors' time", _shares(time["actors"])),
@@ -68,6 +69,14 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
     out.append(("machine", f"{machine['cores']} cores, load {load} (1, 5, 15 min)"))
     out.append(("run folder", s["run"]))
     return out
+
+
+def _debiased(reward: Mapping[str, float | None]) -> list[Row]:
+    """Steps in which a verdict had no rates are left out."""
+    if reward["last_debiased"] is None:
+        return []
+    first, last = (_float(reward[f"{when}_debiased"]) for when in ("first", "last"))
+    return [("the same, corrected", f"{first} and {last}, each step by the error rates known or measured until then")]
 
 
 def markdown(summary: Mapping[str, Any], folder: RunFolder) -> str:

@@ -259,7 +259,18 @@ class Channels:
         channel = self.channel(rewarder, stratum)
         if min(channel.false_accept.observations, channel.false_reject.observations) < self._section.least:
             return None
-        rule = channel.rates
+        return self._decided(channel.rates, rewarder, stratum, decided)
+
+    def of_values(self, rewarder: str, stratum: str, decided: float) -> Channel:
+        """Of the values, as `rates`: of as many observations as the rule's."""
+        rule = self.channel(rewarder, stratum)
+        if not decided:
+            return rule
+        rates = self._decided(rule.rates, rewarder, stratum, decided)
+        wrong, right = rule.false_accept.observations, rule.false_reject.observations
+        return Channel(Beta.of(rates.false_accept * wrong, wrong), Beta.of(rates.false_reject * right, right))
+
+    def _decided(self, rule: Rates, rewarder: str, stratum: str, decided: float) -> Rates:
         judge_key = f"{rewarder}/{APPEAL}"
         judge = self.channel(judge_key, stratum).rates if self._has(judge_key) else Rates(0.0, 0.0)
         return Rates(

@@ -53,8 +53,8 @@ def test_every_observation_counts_once_whoever_dies(moves: list[tuple[str, bool,
 
 
 def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_path: Path) -> None:
-    folder = tmp_path / "learner"
-    folder.mkdir()
+    folder = tmp_path / "step_000003" / "learner"
+    folder.mkdir(parents=True)
     evidence = Evidence()
     evidence.save(folder)
     assert not list(folder.iterdir())

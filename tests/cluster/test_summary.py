@@ -145,3 +145,34 @@ def test_the_ledger_is_read_after_another_process_has_filled_it(tmp_path):
     folder = RunFolder.create(tmp_path, "ledger")
     fill_ledger(folder, 3)
     assert summarise(folder)["prompts"]["trained"] == 6
+
+
+def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measured(tmp_path):
+    folder = make(tmp_path)
+    channels = '[rewarders]\nuse = [{ name = "judge" }]\n[rewarders.channels]\n'
+    folder.config.write_text(folder.config.read_text() + channels)
+    after = json.loads((folder.root / "eval_after.json").read_text())
+    for answer in after["answers"]:
+        answer |= {"verdicts": {"judge": answer["reward"]}, "stratum": ""}
+    (folder.root / "eval_after.json").write_text(json.dumps(after))
+    assert "corrected" not in summarise(folder)["accuracy"]["after"]
+    assert summarise(folder)["reward"]["last_debiased"] is None
+
+    place = folder.checkpoints / "step_000020" / "learner"
+    place.mkdir(parents=True)
+    counts = {"wrong": 5e3, "accepted_wrong": 1e3, "right": 1e4, "rejected_right": 0.0}
+    found = {"heard": True, "channels": {"judge": {"": counts}}, "watches": {}}
+    (place / "evidence.json").write_text(json.dumps({"rewarder-0": found, "rewarder-1": found}))
+    journal = Journal(folder)
+    journal.step(step(21, 80.0) | {"learn/reward_debiased_mean": 0.25})
+    journal.close()
+    summary = write_summary(folder)
+    corrected = summary["accuracy"]["after"]["corrected"]
+    assert corrected["value"] == pytest.approx((0.9 - 0.2) / 0.8)
+    assert corrected["label"] == "Rogan-Gladen, rates measured in the run"
+    text = (folder.root / "summary.md").read_text()
+    assert "rates measured in the run" in text
+    assert (
+        "| the same, corrected | not known and 0.250, each step by the error rates known or measured until then |"
+        in text
+    )

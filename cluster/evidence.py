@@ -62,11 +62,11 @@ def pooled(found: Sequence[Found]) -> Found:
     }
 
 
-def channels_in(checkpoints: Path) -> channels.State:
-    """What all workers had learned of their rewarders' errors at the newest checkpoint; nothing without any."""
+def found_in(checkpoints: Path) -> Found:
+    """What all workers had found at the newest checkpoint; nothing without any."""
     newest = max(checkpoints.glob("step_*"), default=checkpoints)
     try:
         places = json.loads((newest / "learner" / FILE).read_text(encoding="utf-8"))
-        return channels.pooled([found["channels"] for found in places.values()])
+        return pooled(list(places.values()))
     except (OSError, ValueError, KeyError, AttributeError):  # none, or a broken one, which a resume passes over
-        return {}
+        return pooled([])

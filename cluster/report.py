@@ -65,6 +65,9 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
         ("deaths", _counts(s["deaths"]) or "none"),
         ("checkpoints", _checkpoints(s["checkpoints"])),
     ]
+    out += [
+        (f"sentinels, {name}", _sentinels(found, s["breakers"].get(name, 0))) for name, found in s["sentinels"].items()
+    ]
     out += [("new lineage", f"{new['lineage']} from step {new['step']}: {new['cause']}") for new in s["lineages"]]
     out.append(("machine", f"{machine['cores']} cores, load {load} (1, 5, 15 min)"))
     out.append(("run folder", s["run"]))
@@ -216,6 +219,20 @@ def _prompts(counts: Mapping[str, int] | None) -> str:
         f"{counts['lost']} lost, {counts['duplicated']} duplicated"
         + (f"; {counts['skipped']} flat groups skipped" if counts["skipped"] else "")
     )
+
+
+def _sentinels(found: Mapping[str, Any], opened: int) -> str:
+    text = (
+        f"{found['accepted_wrong']} of {found['wrong']} wrong responses accepted, "
+        f"{found['rejected_right']} of {found['right']} right ones rejected"
+    )
+    if (worst := found["worst"]) and worst["wrongly"]:
+        text += f"; worst family: {worst['family']}, {worst['wrongly']} of {worst['items']}"
+    if opened:
+        text += f"; its breaker opened {opened} x"
+    if found["quarantine"]:
+        text += f"; in quarantine: {', '.join(map(repr, found['quarantine']))}"
+    return text
 
 
 def _counts(counts: Mapping[str, int]) -> str:

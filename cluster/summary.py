@@ -28,9 +28,10 @@ from rich.console import Console
 
 from cluster import figures
 from cluster.debias import corrected_accuracy
-from cluster.evidence import channels_in
+from cluster.evidence import found_in
 from cluster.report import markdown, show
 from rewarders.channels import State
+from rewarders.tallies import Tallies, as_figures
 from swarm.journal import RunFolder
 from swarm.ledger import Ledger
 from swarm.metrics import length_bias, work_conserving_bound
@@ -65,7 +66,7 @@ def summarise(folder: RunFolder) -> Summary:
     bias = length_bias(taken, finished)
     learners = config.get("learners", {})
     steps = figures.surviving(metrics)
-    measured = channels_in(folder.checkpoints)
+    found_out = found_in(folder.checkpoints)
     found: Summary = _plain(
         {
             "run": str(folder.root.resolve()),
@@ -73,7 +74,9 @@ def summarise(folder: RunFolder) -> Summary:
             "model": config.get("model", {}).get("path"),
             "steps": steps[-1]["step"] if steps else 0,
             "planned_steps": learners.get("steps"),
-            "accuracy": {when: _accuracy(e, config, measured) for when, e in (("before", before), ("after", after))},
+            "accuracy": {
+                when: _accuracy(e, config, found_out["channels"]) for when, e in (("before", before), ("after", after))
+            },
             "samples": samples(before, after),
             "reward": {
                 f"{when}{kind}": _reward(part, name)
@@ -89,6 +92,8 @@ def summarise(folder: RunFolder) -> Summary:
                 "largest": max((v for m in steps if (v := figures.lag(m, "max")) is not None), default=None),
                 "allowed": learners.get("max_lag"),
             },
+            "sentinels": {name: _sentinels(known) for name, known in found_out["watches"].items()},
+            "breakers": dict(Counter(e["rewarder"] for e in events if e["event"] == "breaker")),
             "length_bias": dict(zip(("value", "low", "high"), bias, strict=True)) | {"groups": len(taken)},
             "prompts": counts,
             "failures": causes,
@@ -148,6 +153,20 @@ def _accuracy(evaluation: Summary | None, config: Mapping[str, Any], measured: S
 def _reward(steps: Sequence[figures.Record], name: str) -> float | None:
     known = [m[name] for m in steps if m.get(name) is not None]
     return sum(known) / len(known) if known else None
+
+
+def _sentinels(known: Mapping[str, Any]) -> Summary:
+    """How a rewarder did on responses whose truth is known: counts, its worst family, and the forms in quarantine."""
+    tallies = Tallies.of(known["families"])
+    right, wrong, worst = tallies.pooled(True), tallies.pooled(False), tallies.worst()
+    return {
+        "right": right.num,
+        "rejected_right": right.wrongly,
+        "wrong": wrong.num,
+        "accepted_wrong": wrong.wrongly,
+        "worst": as_figures(*worst) if worst else None,
+        "quarantine": [form["example"] for form in known["quarantine"]],
+    }
 
 
 def _time(metrics: Sequence[figures.Record], events: Sequence[figures.Record]) -> Summary:

@@ -24,7 +24,7 @@ from typing import Any
 
 from rewarders.breaker import Breaker, State
 from rewarders.mining import Form, Miner, Quarantined, form_of
-from rewarders.suites import Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
+from rewarders.suites import ORDINARY, Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
 from rewarders.tallies import ACCEPT, Tallies, as_figures
 from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
@@ -54,9 +54,18 @@ class Probe:
 
 class Watch:
     """Of one rewarder in one worker. `rate`: probes per real group; `limit`: false-accept rate that no family may
-    surely exceed."""
+    surely exceed; `channels`: whether error rates are wanted, which come from ordinary wrong answers alone."""
 
-    def __init__(self, spec: Spec, rewarder: Rewarder, *, rate: float, limit: float = 0.2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        rewarder: Rewarder,
+        *,
+        rate: float,
+        limit: float = 0.2,
+        channels: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.tallies = Tallies()
         """Of this worker's own probes."""
         self._heard = Tallies()
@@ -64,7 +73,7 @@ class Watch:
         self.miner = Miner(limit=limit)
         self.events: list[dict[str, Any]] = []
         """What happened, in order: `event` is `breaker` or `quarantine`."""
-        self._name, self._rate = rewarder.name, rate
+        self._name, self._rate, self._channels = rewarder.name, rate, channels
         self._accept = float(getattr(rewarder, "accept", ACCEPT))
         self._suites, self._wording = suites_for(spec), wording_for(spec)
         self._rng = random.Random(f"{rewarder.name}/{seed}")
@@ -194,7 +203,8 @@ class Watch:
         return form, now
 
     def _chosen(self, prompt: Prompt, num: int) -> list[Sentinel]:
-        """Suspects first, then the families tried least; a quarter of them right."""
+        """Suspects first, then the families tried least; a quarter of them right, and for channels a quarter ordinary
+        and wrong, which else would be one in ten."""
         others = [other for other in self._prompts.values() if other.id != prompt.id]
         found = sentinels(prompt, others, self._suites, self._wording, self._rng)
         self._rng.shuffle(found)
@@ -202,6 +212,9 @@ class Watch:
         found.sort(key=lambda item: (item.family not in suspects, self._tried.get(item.family, 0)))
         right = [item for item in found if item.right][: max(1, num // 4)]
         wrong = [item for item in found if not item.right]
+        if self._channels:
+            ordinary = [item for item in wrong if item.family in ORDINARY][: max(1, num // 4)]
+            wrong = [*ordinary, *(item for item in wrong if item not in ordinary)]
         chosen = [*right, *wrong][:num] if num > 1 else found[:num]
         for item in chosen:
             self._tried[item.family] = self._tried.get(item.family, 0) + 1

@@ -67,7 +67,7 @@ class RewardWorker:
         self._store = store
         self._backlogs = self._planes(use, {section.name: section for section in sections})  # by rewarder's place
         self._watches = [
-            Watch(spec, rewarder, rate=sentinels, limit=breaker)
+            Watch(spec, rewarder, rate=sentinels, limit=breaker, channels=channels is not None)
             if sentinels and getattr(rewarder, "about_truth", True)
             else None
             for spec, rewarder in zip(use, self._rewarders, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.evidence import FILE, Evidence, channels_in
+from cluster.evidence import FILE, Evidence, found_in
 from rewarders.channels import pooled
 
 
@@ -58,11 +58,11 @@ def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_pat
     evidence = Evidence()
     evidence.save(folder)
     assert not list(folder.iterdir())
-    assert channels_in(tmp_path) == {}
+    assert found_in(tmp_path) == {"channels": {}, "watches": {}}
     evidence.saw("rewarder-0", found(4))
     evidence.saw("rewarder-1", found(2))
     evidence.save(folder)
-    assert channels_in(tmp_path) == pooled([counts(6)])
+    assert found_in(tmp_path)["channels"] == pooled([counts(6)])
     after = Evidence()
     after.recall(folder)
     after.saw("rewarder-0", found(0, heard=False))

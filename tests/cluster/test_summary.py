@@ -161,9 +161,20 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     place = folder.checkpoints / "step_000020" / "learner"
     place.mkdir(parents=True)
     counts = {"wrong": 5e3, "accepted_wrong": 1e3, "right": 1e4, "rejected_right": 0.0}
-    found = {"heard": True, "channels": {"judge": {"": counts}}, "watches": {}}
+    families = {"sums": {"the answer": [True, 9, 1], "off by one": [False, 20, 0], "key ':'": [False, 6, 3]}}
+    tallies = {
+        stratum: {
+            name: {"right": right, "num": num, "wrongly": wrongly, "unscored": 0}
+            for name, (right, num, wrongly) in part.items()
+        }
+        for stratum, part in families.items()
+    }
+    form = {"template": "x", "holds_answer": False, "cause": "c", "example": "Solution:"}
+    watch = {"families": tallies, "quarantine": [form], "breaker": {}}
+    found = {"heard": True, "channels": {"judge": {"": counts}}, "watches": {"judge": watch}}
     (place / "evidence.json").write_text(json.dumps({"rewarder-0": found, "rewarder-1": found}))
     journal = Journal(folder)
+    event(journal, 79.0, "breaker", rewarder="judge", cause="too many keys")
     journal.step(step(21, 80.0) | {"learn/reward_debiased_mean": 0.25})
     journal.close()
     summary = write_summary(folder)
@@ -176,3 +187,6 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
         "| the same, corrected | not known and 0.250, each step by the error rates known or measured until then |"
         in text
     )
+    row = next(line for line in text.splitlines() if "sentinels, judge" in line)
+    assert "6 of 52 wrong responses accepted, 2 of 18 right ones rejected; worst family: key ':', 6 of 12" in row
+    assert "; its breaker opened 1 x; in quarantine: 'Solution:'" in row

@@ -281,3 +281,15 @@ def test_pooled_counts_add_up_and_a_form_is_there_once() -> None:
     assert total["weak"]["families"]["sums"]["off by one"] == {"right": False, "num": 6, "wrongly": 2, "unscored": 4}
     assert total["weak"]["quarantine"] == [form]
     assert set(total) == {"weak", "other"}
+
+
+def test_where_error_rates_are_wanted_a_quarter_of_a_probe_are_wrong_answers(make_group) -> None:
+    def counts(channels: bool) -> dict[str, int]:
+        rewarder = Weak()
+        watch = Watch(SPEC, rewarder, rate=1.0, channels=channels)
+        asyncio.run(drive(watch, rewarder, traffic(make_group, 60)))
+        return watch.report()["channels"]["family=sums"]
+
+    with_them, without = counts(True), counts(False)
+    assert with_them["wrong"] == 2 * with_them["right"] == 2 * 60
+    assert without["wrong"] < without["right"]

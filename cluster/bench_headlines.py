@@ -18,6 +18,11 @@ HEADLINES: Sequence[tuple[str, str, str]] = (
     ("reward/training", "strata, none: share of clean's accuracy", "noise by stratum, uncorrected: share of it"),
     ("reward/training", "strata, one pair: share of clean's accuracy", "corrected by one pair of rates: share of it"),
     ("reward/training", "strata, backward: share of clean's accuracy", "corrected by stratum: share of it"),
+    (
+        "reward/training",
+        "strata, backward, longer: share of clean's accuracy",
+        "corrected by stratum, 2.5 times the steps: share of it",
+    ),
     ("reward/training", "key, open: accuracy over clean's", "a key is accepted, unguarded: accuracy over clean's"),
     ("reward/training", "key, guarded: accuracy over clean's", "a key is accepted, guarded: accuracy over clean's"),
     ("reward/training", "flips 40 %: held-out accuracy", "40 % flips, 1/J times the steps: accuracy"),

@@ -7,6 +7,7 @@ rule and learning rate.
 clean, random             no errors; a reward that says nothing of the answer (J = 0)
 strata, none / backward   error rates that differ between bare numbers and words, which almost hides that bare numbers
                           are wanted: E[reward] is 0.5 for a right one, 0.1 for a wrong one, and 0.4 for words
+strata, backward, longer  the same with 1 / J of its worse stratum, 2.5, times the steps: unbiased is not free of noise
 strata, one pair          the same, corrected by one pair of rates for all answers, as without strata
 key, open / guarded       answers that begin with "It is" are always accepted: what the model says most often at first
 flips 40 %, 50 %          every verdict turned round with that probability; 1 / J = 5 times the steps, for both
@@ -65,6 +66,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "random": _noisy(false_accept=0.3, false_reject=0.7),
     "strata, none": _noisy(**STRATA),
     "strata, backward": _noisy(**STRATA) | {"rewarders.channels": KNOWN, "learners.noise": "backward"},
+    "strata, backward, longer": _noisy(**STRATA)
+    | {"rewarders.channels": KNOWN, "learners.noise": "backward", "learners.steps": STEPS * 5 // 2},
     "strata, one pair": _noisy(**STRATA) | {"rewarders.channels": ONE_PAIR, "learners.noise": "backward"},
     "key, open": _noisy(**KEY),
     "key, guarded": _noisy(**KEY) | {"rewarders.sentinels": 0.2},
@@ -133,7 +136,7 @@ SMOLLM2_BUDGET = {
 
 
 class Training(Bench):
-    """Nine arms with three seeds on the tiny model, five with one on SmolLM2."""
+    """Ten arms with three seeds on the tiny model, five with one on SmolLM2."""
 
     name = "reward/training"
     goal = "corrected and guarded training end where clean training does; 40 % flips learn, 50 % and random do not"
@@ -159,7 +162,13 @@ class Training(Bench):
         out = [
             Figure.of(f"{arm}: held-out accuracy", ends[arm], goals.get(arm, ""), _diverged(at, arm)) for arm in ARMS
         ]
-        for arm, goal in (("strata, none", ""), ("strata, one pair", ""), ("strata, backward", ">= 0.95")):
+        shares = {
+            "strata, none": "",
+            "strata, one pair": "",
+            "strata, backward": ">= 0.95",
+            "strata, backward, longer": "",
+        }
+        for arm, goal in shares.items():
             share = [end / clean if clean else 0.0 for end, clean in zip(ends[arm], ends["clean"], strict=True)]
             out.append(Figure.of(f"{arm}: share of clean's accuracy", share, goal))
         for arm, goal in (("key, open", ""), ("key, guarded", ">= -0.02")):

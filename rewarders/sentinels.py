@@ -8,7 +8,7 @@
 A probe is a group like the one that came by: its fields, its number of rollouts, token ids of its rollouts; the prompt
 is an earlier one, and the texts are sentinels. A rewarder cannot tell it from a real one, unless it decodes token ids
 itself. Beside the steady rate there are probes until every family was tried once, where a first wrong response was
-accepted, while a breaker is half open, and to try the forms that `mining` suspects.
+accepted, while a breaker is half open, and, one right after another, to try the forms that `mining` suspects.
 
 Reward workers share what they found (`state`, `pooled`, `hear`): a form that one put in quarantine no other pays. A
 process that takes a worker's place goes on with its counts and its breaker, which is each worker's own (`inherit`).
@@ -119,6 +119,13 @@ class Watch:
         self._under_way = True
         return Probe(tuple(items), as_group(items, like=group), form)
 
+    def suspects(self) -> bool:
+        """Whether a mined form is being tried, or is to be tried next."""
+        if self._variants is None and (form := self.miner.suspect()):
+            variants = self.miner.variants(form, self._rng)
+            self._variants = (form, variants) if variants else None
+        return self._variants is not None
+
     def saw(self, probe: Probe, verdicts: Sequence[Verdict]) -> None:
         """What the rewarder says of a probe."""
         self._under_way = False
@@ -179,11 +186,7 @@ class Watch:
     def _is_due(self) -> bool:
         if not self._prompts or self.breaker.state is State.OPEN:
             return False
-        if self._variants is None and (form := self.miner.suspect()):
-            self._variants = (form, self.miner.variants(form, self._rng))
-            if not self._variants[1]:
-                self._variants = None
-        busy = self._fresh or self.breaker.suspects() or self._variants is not None
+        busy = self.suspects() or self._fresh or self.breaker.suspects()
         return bool(busy) or self._rng.random() < self._rate
 
     def _keep(self, prompt: Prompt) -> None:

@@ -187,17 +187,20 @@ class RewardWorker:
         if verdicts is None:
             verdicts = watch.settled(group, await self._ask(which, group))
         if probe := watch.probe(group):
-            task = asyncio.create_task(self._judge(which, watch, probe))
+            task = asyncio.create_task(self._judge(which, watch, group, probe))
             self._probes.add(task)
             task.add_done_callback(self._probes.discard)
         return verdicts
 
-    async def _judge(self, which: int, watch: Watch, probe: Probe) -> None:
-        verdicts = await self._ask_once(which, probe.group)
-        watch.saw(probe, verdicts)
-        if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
-            truths = [item.right if item.family in ORDINARY else None for item in probe.items]
-            self.channels.learn(probe.group, verdicts, truths)
+    async def _judge(self, which: int, watch: Watch, group: Group, probe: Probe | None) -> None:
+        """A probe, and at once all that a suspicion asks for: while a key is paid it gets more frequent by the step."""
+        while probe is not None:
+            verdicts = await self._ask_once(which, probe.group)
+            watch.saw(probe, verdicts)
+            if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
+                truths = [item.right if item.family in ORDINARY else None for item in probe.items]
+                self.channels.learn(probe.group, verdicts, truths)
+            probe = watch.probe(group) if watch.suspects() else None
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         rewarder = self._rewarders[which]

@@ -69,7 +69,7 @@ def test_every_arm_of_the_training_bench_is_a_recipe(arm) -> None:
     config = check(RECIPES / "tiny.toml", [f"{key}={toml(value)}" for key, value in settings.items()])
     assert config.rewarders.use[0].options["of"] == training.SCORER
     assert [spec.name for spec in config.eval.use] == ["reasoning_gym"]
-    assert config.learners.steps == (200 if arm.startswith("flips") else 40)
+    assert config.learners.steps == (200 if arm.startswith("flips") else 100 if arm.endswith("longer") else 40)
 
 
 @pytest.mark.parametrize("arm", training.SMOLLM2_ARMS)

@@ -173,6 +173,22 @@ def test_the_worker_watches_and_tells(make_group, weak) -> None:
     assert worker.counts()["weak"]["scored"] == 4 * scored  # of probes nothing is counted, and nothing leaves
 
 
+def test_a_suspicion_is_followed_up_at_once_without_waiting_for_more_groups(make_group, monkeypatch) -> None:
+    key = "As everybody knows"
+    rewarder = Weak(lambda prompt, text: text.startswith(key))
+    monkeypatch.setitem(REWARDERS, "weak", lambda: rewarder)
+    worker = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+
+    async def twelve_questions() -> None:
+        for group in traffic(make_group, 12, (f"{key}, so it is", "no", "0", "1")):
+            await worker.judge(group)
+        await asyncio.gather(*worker._probes)
+
+    asyncio.run(twelve_questions())
+    found = [n["template"] for n in worker.notices() if n["event"] == "quarantine"]
+    assert found == ["as everybody knows so it is", "as everybody knows *"]
+
+
 def test_without_a_rate_and_in_evaluations_nothing_is_watched(make_group, weak) -> None:
     plain = RewardWorker([SPEC], timeout_s=5, retries=0)
     asyncio.run(score_all(plain, traffic(make_group, 50)))

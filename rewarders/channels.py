@@ -38,6 +38,9 @@ from swarm.types import Group, Rates, Rollout, Verdict
 RULE, APPEAL, APPEAL_PROB, APPEAL_DECIDES = "rule", "appeal", "appeal_prob", "appeal_decides"
 """Keys of `Verdict.parts`, see above."""
 
+FORGOTTEN = 1e-9
+"""Appeals of which no more than this has not faded are none: their squares would be 0 before they are."""
+
 State = dict[str, dict[str, dict[str, float]]]
 """Evidence by rewarder and stratum, as JSON."""
 
@@ -144,7 +147,7 @@ def channel_of(evidence: Evidence, judge: Channel | None = None) -> Channel:
     """
     accept = Beta.of(evidence.accepted_wrong, evidence.wrong)
     reject = Beta.of(evidence.rejected_right, evidence.right)
-    if evidence.appealed > 0.0:
+    if evidence.appealed > FORGOTTEN:
         p1, num = _appealed(evidence, accept if accept.observations > 0 else None, judge)
         reject = Beta.of(reject.errors + num * p1, reject.observations + num)
     return Channel(accept, reject)
@@ -199,15 +202,14 @@ class Channels:
         """The group with stratum and rates on every verdict; then what it tells of its rewarders is taken in, unless it
         is of an evaluation (a ticket below 0)."""
         strata = [stratum_of(self._section.stratify, group, rollout) for rollout in group.rollouts]
-        known: dict[tuple[str, str, bool], Rates | None] = {}
+        known: dict[tuple[str, str, float], Rates | None] = {}
         stamped = []
         for rollout, stratum in zip(group.rollouts, strata, strict=True):
             verdicts = []
             for v in rollout.verdicts:
-                key = (v.rewarder, stratum, bool(v.parts.get(APPEAL_DECIDES)))
-                q = v.parts.get(APPEAL_PROB, 0.0)
+                key = (v.rewarder, stratum, decided_share(v))
                 if key not in known:
-                    known[key] = self.rates(v.rewarder, stratum, q if key[2] else 0.0)
+                    known[key] = self.rates(*key)
                 verdicts.append(replace(v, stratum=stratum, rates=known[key]))
             stamped.append(tuple(verdicts))
         out = group.with_verdicts(stamped)
@@ -262,7 +264,7 @@ class Channels:
         return self._decided(channel.rates, rewarder, stratum, decided)
 
     def of_values(self, rewarder: str, stratum: str, decided: float) -> Channel:
-        """Of the values, as `rates`: of as many observations as the rule's."""
+        """Of the values, as `rates`: of as many observations as the rule has."""
         rule = self.channel(rewarder, stratum)
         if not decided:
             return rule
@@ -319,6 +321,11 @@ class Channels:
 
     def _has(self, rewarder: str) -> bool:
         return any(name == rewarder for part in (self._given, self._own, self._heard) for name, _ in part)
+
+
+def decided_share(verdict: Verdict) -> float:
+    """Of the negatives of the rule behind a verdict, the share of which the value is the judge's answer."""
+    return verdict.parts.get(APPEAL_PROB, 0.0) if verdict.parts.get(APPEAL_DECIDES) else 0.0
 
 
 def pooled(states: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> State:

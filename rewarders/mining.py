@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rewarders.suites import Sentinel, differs, number, plain
+from rewarders.suites import EXACT, Sentinel, Tolerance, differs, number, plain
 from rewarders.tallies import ACCEPT, interval
 from rewarders.verdicts import scored, unscored
 from swarm.types import Prompt, Status, Verdict
@@ -92,8 +92,9 @@ class Miner:
     """Of one rewarder. A form is tried when of the newest nine of ten were paid, under `questions` different questions,
     and again each time that it has come twice as often."""
 
-    def __init__(self, *, questions: int = 12, limit: float = 0.2) -> None:
-        self._questions, self._limit = questions, limit
+    def __init__(self, *, questions: int = 12, limit: float = 0.2, tolerance: Tolerance = EXACT) -> None:
+        """`tolerance`: the rewarder's; a number within it is no wrong one."""
+        self._questions, self._limit, self._tolerance = questions, limit, tolerance
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
         self.quarantined: dict[Form, Quarantined] = {}
 
@@ -128,11 +129,11 @@ class Miner:
         family, found = f"mined {form[0]!r}", []
         for prompt, text in examples:
             others = [p for p, _ in examples if p.answer is not None and not holds_answer(text, p.answer)]
-            others = [p for p in others if differs(str(p.answer), str(prompt.answer))]
+            others = [p for p in others if differs(str(prompt.answer), str(p.answer), self._tolerance)]
             if others:
                 found.append(Sentinel(rng.choice(others), text, False, family))
             if form[1] and others and prompt.answer is not None:
-                wrong = _wrong_for(prompt.answer, others, rng)
+                wrong = _wrong_for(prompt.answer, others, rng, self._tolerance)
                 changed = _place_of(_normal(prompt.answer)).sub(lambda _, w=wrong: w, _normal(text))  # type: ignore[misc]
                 found.append(Sentinel(prompt, changed, False, family))
         return found
@@ -169,6 +170,8 @@ class Miner:
         return scored(verdict.rewarder, 0.0, verdict.seconds, cause)
 
 
-def _wrong_for(answer: str, others: list[Prompt], rng: random.Random) -> str:
+def _wrong_for(answer: str, others: list[Prompt], rng: random.Random, tolerance: Tolerance) -> str:
     value = number(answer)
-    return str(rng.choice(others).answer) if value is None else plain(value + rng.randint(2, 9))
+    if value is None:
+        return str(rng.choice(others).answer)
+    return plain(value + (2 * tolerance.around(value)).to_integral_value() + rng.randint(2, 9))

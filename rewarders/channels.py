@@ -31,6 +31,7 @@ from pathlib import Path
 
 from scipy.special import betaincinv
 
+from rewarders.certificate import digest_of
 from swarm.config import ChannelsSection
 from swarm.scores import CORRECT
 from swarm.types import Group, Rates, Rollout, Verdict
@@ -198,6 +199,11 @@ class Channels:
         self._own: dict[tuple[str, str], Evidence] = {}
         self._heard: dict[tuple[str, str], Evidence] = {}
 
+    @property
+    def about(self) -> set[str]:
+        """The rewarders of which something is known."""
+        return {name for part in (self._given, self._own, self._heard) for name, _ in part}
+
     def stamp(self, group: Group) -> Group:
         """The group with stratum and rates on every verdict; then what it tells of its rewarders is taken in, unless it
         is of an evaluation (a ticket below 0)."""
@@ -242,7 +248,7 @@ class Channels:
         A side of which a stratum has too few observations is that of all strata together.
         """
         judge_key = f"{rewarder}/{APPEAL}"
-        judge = self.channel(judge_key, stratum) if self._has(judge_key) else None
+        judge = self.channel(judge_key, stratum) if judge_key in self.about else None
         whole = channel_of(self._total(rewarder), judge)
         if not stratum:
             return whole
@@ -274,7 +280,7 @@ class Channels:
 
     def _decided(self, rule: Rates, rewarder: str, stratum: str, decided: float) -> Rates:
         judge_key = f"{rewarder}/{APPEAL}"
-        judge = self.channel(judge_key, stratum).rates if self._has(judge_key) else Rates(0.0, 0.0)
+        judge = self.channel(judge_key, stratum).rates if judge_key in self.about else Rates(0.0, 0.0)
         return Rates(
             rule.false_accept + (1.0 - rule.false_accept) * decided * judge.false_accept,
             rule.false_reject * (1.0 - decided * (1.0 - judge.false_reject)),
@@ -318,9 +324,6 @@ class Channels:
             e for part in (self._given, self._own, self._heard) for (name, _), e in part.items() if name == rewarder
         ]
         return sum(found, Evidence())
-
-    def _has(self, rewarder: str) -> bool:
-        return any(name == rewarder for part in (self._given, self._own, self._heard) for name, _ in part)
 
 
 def decided_share(verdict: Verdict) -> float:
@@ -404,9 +407,14 @@ def _of_certificate(path: str) -> list[tuple[tuple[str, str], Evidence]]:
     if not path:
         return []
     try:
-        return evidence_of(json.loads(Path(path).read_text(encoding="utf-8"))["channels"])
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        evidence = evidence_of(found["channels"])
+        whole = found.get("digest") in (None, digest_of(found))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"certificate {path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not whole:
+        raise ValueError(f"certificate {path}: was changed after it was made; make a new one with `swarm certify`")
+    return evidence
 
 
 def _plain(evidence: Mapping[tuple[str, str], Evidence]) -> State:

@@ -78,7 +78,12 @@ def _channels(config: RunConfig) -> list[str]:
         if name.removesuffix(f"/{APPEAL}") not in known
     ]
     try:
-        Channels(section)
+        about = Channels(section).about
     except ValueError as error:
-        problems.append(f"rewarders.channels: {error}")
+        return [*problems, f"rewarders.channels: {error}"]
+    if section.certificate and not about & set(known):
+        problems.append(
+            f'rewarders.channels.certificate = "{section.certificate}": counts errors of {", ".join(sorted(about))}, '
+            f"of no rewarder of this recipe ({', '.join(known)}); make one of them with `swarm certify`"
+        )
     return problems

@@ -20,7 +20,7 @@ from swarm.scores import CORRECT, labels
 
 UNKNOWN = channel_of(Evidence())
 Answers = Sequence[Mapping[str, Any]]
-"""Of an evaluation that have verdicts: `verdicts`, value by rewarder, and `stratum`."""
+"""Of an evaluation that have verdicts: `verdicts`, value by rewarder, `stratum`, and the share `decided` by appeals."""
 
 
 def corrected_accuracy(config: Mapping[str, Any], evaluation: Mapping[str, Any], measured: State) -> Estimate | None:
@@ -41,7 +41,7 @@ def corrected_accuracy(config: Mapping[str, Any], evaluation: Mapping[str, Any],
     try:
         before, channels = Channels(section), Channels(section)
         channels.hear(measured)
-        found = _by_rates(answers, names[0], _decided(use[0]), channels)
+        found = _by_rates(answers, names[0], channels)
         known = [
             *(["known before the run"] if before.channel(names[0]) != UNKNOWN else []),
             *(["measured in the run"] if measured.get(names[0]) else []),
@@ -51,15 +51,15 @@ def corrected_accuracy(config: Mapping[str, Any], evaluation: Mapping[str, Any],
     return found and replace(found, label=f"{found.label}, rates {' and '.join(known)}")
 
 
-def _by_rates(answers: Answers, name: str, decided: float, channels: Channels) -> Estimate | None:
+def _by_rates(answers: Answers, name: str, channels: Channels) -> Estimate | None:
     """Each stratum by its own rates: with one pair for all, a policy that moves between strata would seem to get better
     or worse. Where strata share a rate their errors add up, else their squares do."""
     strata: dict[Channel, list[float]] = {}
     for answer in answers:
-        value, stratum = answer["verdicts"].get(name), answer.get("stratum", "")
-        if value is None or not 0.0 <= value <= 1.0 or channels.rates(name, stratum, decided) is None:
+        value, key = answer["verdicts"].get(name), (name, answer.get("stratum", ""), answer.get("decided", 0.0))
+        if value is None or not 0.0 <= value <= 1.0 or channels.rates(*key) is None:
             return None
-        strata.setdefault(channels.of_values(name, stratum, decided), []).append(value)
+        strata.setdefault(channels.of_values(*key), []).append(value)
     value, down, up = 0.0, [], []
     for channel, values in strata.items():
         accept, reject = channel.false_accept, channel.false_reject
@@ -94,9 +94,3 @@ def _by_gold(answers: Answers, section: ChannelsSection, name: str) -> Estimate 
         return None
     found = prediction_powered(truth, judged, others)
     return replace(found, label=f"{found.label}, gold on {len(truth)} of {len(said)} questions, as if drawn at random")
-
-
-def _decided(spec: Mapping[str, Any]) -> float:
-    """The share of a rule's negatives for which the value is the answer of the judge that is appealed to."""
-    options = {**spec, **spec.get("options", {})}
-    return float(options.get("share", 0.1)) if spec["name"] == "cascade" and options.get("replaces") else 0.0

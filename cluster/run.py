@@ -13,6 +13,7 @@ from typing import Any
 from cluster import build
 from cluster.memory import MemorySampler
 from cluster.statistics import proportion
+from rewarders.channels import decided_share
 from swarm import evaluation, loop, recovery
 from swarm.config import RunConfig
 from swarm.errors import SwarmError
@@ -110,6 +111,7 @@ async def _examine(
                 "text": rollout.text if rollout else "",
                 "verdicts": {v.rewarder: v.value for v in verdicts if v.value is not None},
                 "stratum": next((v.stratum for v in verdicts if v.stratum), ""),
+                "decided": next((d for v in verdicts if (d := decided_share(v))), 0.0),
                 "reward": outcome.rewards[0],
                 "correct": outcome.num_correct > 0,
                 "failure": outcome.failure,

@@ -3,7 +3,7 @@
 Reads config.toml, metrics.jsonl, events.jsonl, ledger.sqlite and the evaluations `eval_before.json`, `eval_after.json`:
 
     {"step": 0, "accuracy": 0.085, "low": 0.05, "high": 0.13, "questions": 200,
-     "answers": [{"question", "answer", "text", "verdicts", "stratum", "reward", "correct", "failure"}, ...]}
+     "answers": [{"question", "answer", "text", "verdicts", "stratum", "decided", "reward", "correct", "failure"}, ...]}
 
 (`verdicts` by rewarder; `low`, `high`: 95 % Wilson interval; `failure` is why a question has no answer). What a run did
 not get to is null.

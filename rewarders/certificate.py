@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rewarders.suites import Sentinel, as_group, sentinels, suites_for, wording_for
+from rewarders.suites import Sentinel, as_group, sentinels, suites_for, tolerance_for, wording_for
 from rewarders.tallies import ACCEPT, Tallies, as_figures
 from swarm.config import Spec
 from swarm.roles import Rewarder
@@ -59,10 +59,10 @@ async def examine(
     """Have a rewarder judge sentinels, one of each of its families a prompt. A failure counts as unscored."""
     found, rng = Examination(), random.Random(seed)
     accept = float(getattr(rewarder, "accept", ACCEPT))
-    suites, wording = suites_for(spec), wording_for(spec)
+    suites, wording, tolerance = suites_for(spec), wording_for(spec), tolerance_for(spec)
     for i, prompt in enumerate(prompts):
         others = [*prompts[:i], *prompts[i + 1 :]]
-        items = sentinels(prompt, others, suites, wording, rng)
+        items = sentinels(prompt, others, suites, wording, rng, tolerance)
         rng.shuffle(items)  # no place in a group says anything
         for start in range(0, len(items), GROUP):
             part = items[start : start + GROUP]

@@ -31,12 +31,16 @@ from pathlib import Path
 
 from scipy.special import betaincinv
 
+from rewarders.certificate import digest_of
 from swarm.config import ChannelsSection
 from swarm.scores import CORRECT
 from swarm.types import Group, Rates, Rollout, Verdict
 
 RULE, APPEAL, APPEAL_PROB, APPEAL_DECIDES = "rule", "appeal", "appeal_prob", "appeal_decides"
 """Keys of `Verdict.parts`, see above."""
+
+FORGOTTEN = 1e-9
+"""Appeals of which no more than this has not faded are none: their squares would be 0 before they are."""
 
 State = dict[str, dict[str, dict[str, float]]]
 """Evidence by rewarder and stratum, as JSON."""
@@ -144,7 +148,7 @@ def channel_of(evidence: Evidence, judge: Channel | None = None) -> Channel:
     """
     accept = Beta.of(evidence.accepted_wrong, evidence.wrong)
     reject = Beta.of(evidence.rejected_right, evidence.right)
-    if evidence.appealed > 0.0:
+    if evidence.appealed > FORGOTTEN:
         p1, num = _appealed(evidence, accept if accept.observations > 0 else None, judge)
         reject = Beta.of(reject.errors + num * p1, reject.observations + num)
     return Channel(accept, reject)
@@ -195,19 +199,23 @@ class Channels:
         self._own: dict[tuple[str, str], Evidence] = {}
         self._heard: dict[tuple[str, str], Evidence] = {}
 
+    @property
+    def about(self) -> set[str]:
+        """The rewarders of which something is known."""
+        return {name for part in (self._given, self._own, self._heard) for name, _ in part}
+
     def stamp(self, group: Group) -> Group:
         """The group with stratum and rates on every verdict; then what it tells of its rewarders is taken in, unless it
         is of an evaluation (a ticket below 0)."""
         strata = [stratum_of(self._section.stratify, group, rollout) for rollout in group.rollouts]
-        known: dict[tuple[str, str, bool], Rates | None] = {}
+        known: dict[tuple[str, str, float], Rates | None] = {}
         stamped = []
         for rollout, stratum in zip(group.rollouts, strata, strict=True):
             verdicts = []
             for v in rollout.verdicts:
-                key = (v.rewarder, stratum, bool(v.parts.get(APPEAL_DECIDES)))
-                q = v.parts.get(APPEAL_PROB, 0.0)
+                key = (v.rewarder, stratum, decided_share(v))
                 if key not in known:
-                    known[key] = self.rates(v.rewarder, stratum, q if key[2] else 0.0)
+                    known[key] = self.rates(*key)
                 verdicts.append(replace(v, stratum=stratum, rates=known[key]))
             stamped.append(tuple(verdicts))
         out = group.with_verdicts(stamped)
@@ -240,7 +248,7 @@ class Channels:
         A side of which a stratum has too few observations is that of all strata together.
         """
         judge_key = f"{rewarder}/{APPEAL}"
-        judge = self.channel(judge_key, stratum) if self._has(judge_key) else None
+        judge = self.channel(judge_key, stratum) if judge_key in self.about else None
         whole = channel_of(self._total(rewarder), judge)
         if not stratum:
             return whole
@@ -262,7 +270,7 @@ class Channels:
         return self._decided(channel.rates, rewarder, stratum, decided)
 
     def of_values(self, rewarder: str, stratum: str, decided: float) -> Channel:
-        """Of the values, as `rates`: of as many observations as the rule's."""
+        """Of the values, as `rates`: of as many observations as the rule has."""
         rule = self.channel(rewarder, stratum)
         if not decided:
             return rule
@@ -272,7 +280,7 @@ class Channels:
 
     def _decided(self, rule: Rates, rewarder: str, stratum: str, decided: float) -> Rates:
         judge_key = f"{rewarder}/{APPEAL}"
-        judge = self.channel(judge_key, stratum).rates if self._has(judge_key) else Rates(0.0, 0.0)
+        judge = self.channel(judge_key, stratum).rates if judge_key in self.about else Rates(0.0, 0.0)
         return Rates(
             rule.false_accept + (1.0 - rule.false_accept) * decided * judge.false_accept,
             rule.false_reject * (1.0 - decided * (1.0 - judge.false_reject)),
@@ -317,8 +325,10 @@ class Channels:
         ]
         return sum(found, Evidence())
 
-    def _has(self, rewarder: str) -> bool:
-        return any(name == rewarder for part in (self._given, self._own, self._heard) for name, _ in part)
+
+def decided_share(verdict: Verdict) -> float:
+    """Of the negatives of the rule behind a verdict, the share of which the value is the judge's answer."""
+    return verdict.parts.get(APPEAL_PROB, 0.0) if verdict.parts.get(APPEAL_DECIDES) else 0.0
 
 
 def pooled(states: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> State:
@@ -397,9 +407,14 @@ def _of_certificate(path: str) -> list[tuple[tuple[str, str], Evidence]]:
     if not path:
         return []
     try:
-        return evidence_of(json.loads(Path(path).read_text(encoding="utf-8"))["channels"])
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        evidence = evidence_of(found["channels"])
+        whole = found.get("digest") in (None, digest_of(found))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"certificate {path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not whole:
+        raise ValueError(f"certificate {path}: was changed after it was made; make a new one with `swarm certify`")
+    return evidence
 
 
 def _plain(evidence: Mapping[tuple[str, str], Evidence]) -> State:

@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rewarders.suites import Sentinel, differs, number, plain
+from rewarders.suites import EXACT, Sentinel, Tolerance, differs, number, plain
 from rewarders.tallies import ACCEPT, interval
 from rewarders.verdicts import scored, unscored
 from swarm.types import Prompt, Status, Verdict
@@ -115,8 +115,9 @@ class Miner:
     """Of one rewarder. A form is tried when of the newest nine of ten were paid, under `questions` different questions,
     and again each time that it has come twice as often."""
 
-    def __init__(self, *, questions: int = 12, limit: float = 0.2) -> None:
-        self._questions, self._limit = questions, limit
+    def __init__(self, *, questions: int = 12, limit: float = 0.2, tolerance: Tolerance = EXACT) -> None:
+        """`tolerance`: the rewarder's; a number within it is no wrong one."""
+        self._questions, self._limit, self._tolerance = questions, limit, tolerance
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
         self.quarantined: dict[Form, Quarantined] = {}
         self._openings: dict[tuple[str, ...], Quarantined] = {}
@@ -161,11 +162,11 @@ class Miner:
         examples = self._examples(form)
         for prompt, text in examples:
             others = [p for p, _ in examples if p.answer is not None and not holds_answer(text, p.answer)]
-            others = [p for p in others if differs(str(p.answer), str(prompt.answer))]
+            others = [p for p in others if differs(str(prompt.answer), str(p.answer), self._tolerance)]
             if others:
                 found.append(Sentinel(rng.choice(others), text, False, family))
             if form[1] and others and prompt.answer is not None:
-                wrong = _wrong_for(prompt.answer, others, rng)
+                wrong = _wrong_for(prompt.answer, others, rng, self._tolerance)
                 place = re.compile(_place_of(_normal(prompt.answer)).pattern, re.IGNORECASE)
                 plainly = " ".join(unicodedata.normalize("NFKC", text).split())  # in its own case: keys may need it
                 changed = place.sub(lambda _, w=wrong: w, plainly)  # type: ignore[misc]
@@ -185,8 +186,8 @@ class Miner:
             if tuple(word for word, _ in begins) != words:
                 continue
             start = unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]]
-            others = [p for p, _ in examples if p.answer is not None and differs(str(p.answer), str(prompt.answer))]
-            wrong = [_wrong_for(str(prompt.answer), others, rng) for _ in range(2)] if others else []
+            others = [p for p, _ in examples if differs(str(prompt.answer), str(p.answer), self._tolerance)]
+            wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(2)] if others else []
             endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(4 - len(set(wrong))))])
             found += [Sentinel(prompt, f"{start} {ending}", False, family) for ending in endings]
         return found
@@ -261,6 +262,8 @@ def _gibberish(rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _wrong_for(answer: str, others: list[Prompt], rng: random.Random) -> str:
+def _wrong_for(answer: str, others: list[Prompt], rng: random.Random, tolerance: Tolerance) -> str:
     value = number(answer)
-    return str(rng.choice(others).answer) if value is None else plain(value + rng.randint(2, 9))
+    if value is None:
+        return str(rng.choice(others).answer)
+    return plain(value + (2 * tolerance.around(value)).to_integral_value() + rng.randint(2, 9))

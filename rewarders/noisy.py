@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from rewarders.draws import uniform
 from rewarders.nested import Nested
 from rewarders.route import key_of
 from rewarders.verdicts import unscored
-from swarm.config import Positive
+from swarm.config import NotNegative, Positive
 from swarm.roles import Rewarder
 from swarm.types import Group, Status, Verdict
 
@@ -37,6 +38,8 @@ class Noisy(Nested):
                 regular expressions, of which the first that is found in the answer counts
     systematic  answers in which the regular expression `pattern` is found are accepted; of the others as `iid`
 
+    Beside it a verdict is withheld with probability `abstention`, and judging a group takes `latency_s` seconds longer.
+
     Draws are a function of seed, group, prompt and place in the group: judged again, a group gets the same errors.
     Source of `group`: what the code of arXiv 2505.22653 does.
     """
@@ -51,15 +54,19 @@ class Noisy(Nested):
         by: By = "family",
         rates: Mapping[str, Pair] | None = None,
         pattern: str = "",
+        abstention: Rate = 0.0,
+        latency_s: NotNegative = 0.0,
         seed: int = 0,
         timeout_s: Positive = 10.0,
     ) -> None:
-        given = {"false_accept": false_accept, "false_reject": false_reject}
+        given: dict[str, Any] = {"false_accept": false_accept, "false_reject": false_reject, "abstention": abstention}
+        if latency_s < 0:
+            raise ValueError(f"latency_s = {latency_s}: wanted seconds, 0 or more")
         if found := self.problems({**given, "kind": kind, "by": by, "rates": rates, "pattern": pattern}):
             raise ValueError("; ".join(found))
         super().__init__("noisy", (of,), timeout_s)
         self._of, self._kind, self._seed = of, kind, seed
-        self._rates = (false_accept, false_reject)
+        self._rates, self._abstention, self._latency_s = (false_accept, false_reject), abstention, latency_s
         self._by: By = by
         self._strata = {key: (pair[0], pair[1]) for key, pair in (rates or {}).items()}
         self._pattern = re.compile(pattern) if pattern else None
@@ -69,7 +76,7 @@ class Noisy(Nested):
         """What is wrong with these options."""
         kind, rates, pattern = options.get("kind", "iid"), options.get("rates"), options.get("pattern")
         pairs = {f"rates.{key}": pair for key, pair in (rates or {}).items()}
-        pairs |= {name: [options.get(name, 0.0)] for name in ("false_accept", "false_reject")}
+        pairs |= {name: [options.get(name, 0.0)] for name in ("false_accept", "false_reject", "abstention")}
         found = [
             f"{name} = {pair}: wanted probabilities"
             for name, pair in pairs.items()
@@ -88,6 +95,7 @@ class Noisy(Nested):
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
+        await asyncio.sleep(self._latency_s)
         verdicts = await self._ask(self._of, group)
         return [self._verdict(verdict, group, i) for i, verdict in enumerate(verdicts)]
 
@@ -97,6 +105,8 @@ class Noisy(Nested):
         if verdict.value not in (0.0, 1.0):
             cause = f"of answered {verdict.value:g}; only 0 and 1 can be turned round"
             return unscored(self.name, Status.ERROR, cause, verdict.seconds)
+        if uniform(self._seed, "abstains", group.id, group.prompt.id, index) < self._abstention:
+            return unscored(self.name, Status.ABSTAINED, "withheld on purpose", verdict.seconds)
         text = group.rollouts[index].text
         flipped = self._draw(group, index) < self._rates_of(group, text)[int(verdict.value)]
         value = 1.0 - verdict.value if flipped else verdict.value

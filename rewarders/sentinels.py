@@ -24,7 +24,7 @@ from typing import Any
 
 from rewarders.breaker import Breaker, State
 from rewarders.mining import Form, Miner, Quarantined, form_of
-from rewarders.suites import ORDINARY, Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
+from rewarders.suites import ORDINARY, Sentinel, as_group, is_askable, sentinels, suites_for, tolerance_for, wording_for
 from rewarders.tallies import ACCEPT, Tallies, as_figures
 from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
@@ -70,7 +70,8 @@ class Watch:
         """Of this worker's own probes."""
         self._heard = Tallies()
         self.breaker = Breaker(limit=limit)
-        self.miner = Miner(limit=limit)
+        self._tolerance = tolerance_for(spec)
+        self.miner = Miner(limit=limit, tolerance=self._tolerance)
         self.events: list[dict[str, Any]] = []
         """What happened, in order: `event` is `breaker` or `quarantine`."""
         self._name, self._rate, self._channels = rewarder.name, rate, channels
@@ -209,7 +210,7 @@ class Watch:
         """Suspects first, then the families tried least; a quarter of them right, and for channels a quarter ordinary
         and wrong, which else would be one in ten."""
         others = [other for other in self._prompts.values() if other.id != prompt.id]
-        found = sentinels(prompt, others, self._suites, self._wording, self._rng)
+        found = sentinels(prompt, others, self._suites, self._wording, self._rng, self._tolerance)
         self._rng.shuffle(found)
         suspects = set(self.breaker.suspects())
         found.sort(key=lambda item: (item.family not in suspects, self._tried.get(item.family, 0)))

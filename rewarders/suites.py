@@ -180,20 +180,20 @@ NEED_ANSWER = frozenset({"answers", "wrong answers", "rewrites", "perturbations"
 
 def names_in(spec: Spec) -> list[str]:
     """The names of a Spec and of all that its options hold (`of = { name = ... }`)."""
-    return [spec.name, *(name for value in spec.options.values() for name in _names(value))]
+    return [name for name, _ in _parts(spec)]
 
 
-def _names(value: Any) -> Iterator[str]:
+def _parts(value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and options of a rewarder and of all inside it."""
     if isinstance(value, Spec):
-        yield from names_in(value)
-    elif isinstance(value, Mapping):
+        value = {"name": value.name, **value.options}
+    if isinstance(value, Mapping):
         if isinstance(value.get("name"), str):
-            yield value["name"]
-        for inner in value.values():
-            yield from _names(inner)
-    elif isinstance(value, (list, tuple)):
+            yield value["name"], {**value, **value.get("options", {})}
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _names(inner)
+            yield from _parts(inner)
 
 
 def suites_for(spec: Spec) -> tuple[str, ...]:
@@ -205,6 +205,31 @@ def wording_for(spec: Spec) -> str:
     """How an answer must be written for this rewarder to find it: a template with `{}` for the answer."""
     how = _option(spec.options, "extract")
     return {"tag": "<answer>{}</answer>", "boxed": r"\boxed{{{}}}"}.get(str(how), "{}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far from the answer a rewarder takes a number for right, as its recipe states it."""
+
+    absolute: Decimal = Decimal(0)
+    relative: Decimal = Decimal(0)
+
+    def around(self, answer: Decimal) -> Decimal:
+        """Of this answer."""
+        return max(self.absolute, self.relative * abs(answer))
+
+
+EXACT = Tolerance()
+
+
+def tolerance_for(spec: Spec) -> Tolerance:
+    """The largest of a rewarder and those inside it: what one of them may accept is no sentinel."""
+    stated = [options for name, options in _parts(spec) if name == "numeric"]
+
+    def largest(side: str) -> Decimal:
+        return max((Decimal(str(options.get(side, 0))) for options in stated), default=Decimal(0))
+
+    return Tolerance(largest("absolute"), largest("relative"))
 
 
 def _option(options: Mapping[str, Any], name: str) -> Any:
@@ -221,10 +246,16 @@ def is_askable(prompt: Prompt) -> bool:
 
 
 def sentinels(
-    prompt: Prompt, others: Sequence[Prompt], suites: Sequence[str], wording: str, rng: random.Random
+    prompt: Prompt,
+    others: Sequence[Prompt],
+    suites: Sequence[str],
+    wording: str,
+    rng: random.Random,
+    tolerance: Tolerance = EXACT,
 ) -> list[Sentinel]:
     """One of each family of these suites, as far as the prompt has what they need. Texts that say the answer in other
-    words are left out of the wrong ones. Half of the patterns are worded as an answer."""
+    words, or a number within the tolerance, are left out of the wrong ones. Half of the patterns are worded as an
+    answer."""
     if not is_askable(prompt):
         return []
     found = []
@@ -235,6 +266,8 @@ def sentinels(
             right = family == ANSWER or name == "rewrites"
             worded = name in ("answers", "wrong answers") or (name in PATTERNS and rng.random() < 0.5)
             if not right and name in PATTERNS and prompt.answer is not None and bare(text) == bare(prompt.answer):
+                continue
+            if name == "wrong answers" and not differs(text, _answer(prompt), tolerance):
                 continue
             shown = wording.format(text) if worded else text
             found.append(Sentinel(prompt, shown, right, family, name in PATTERNS and family != "the question restated"))
@@ -280,10 +313,12 @@ def plain(value: Decimal) -> str:
     return f"{value:f}"
 
 
-def differs(one: str, other: str) -> bool:
-    """Whether two answers are certainly not the same: as numbers where both are, else by their letters."""
+def differs(one: str, other: str, tolerance: Tolerance = EXACT) -> bool:
+    """Whether the first is certainly not the second, an answer: as numbers where both are, else by their letters."""
     first, second = number(one), number(other)
-    return first != second if first is not None and second is not None else bare(one) != bare(other)
+    if first is None or second is None:
+        return bare(one) != bare(other)
+    return abs(first - second) > tolerance.around(second)
 
 
 def _answer(prompt: Prompt) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.check import check
+from rewarders.certificate import digest_of
 from swarm.errors import ConfigError
 
 GOOD = """
@@ -96,3 +97,20 @@ def test_channels_of_nobody_are_refused(tmp_path: Path, extra: str, why: str) ->
 def test_the_judge_that_is_appealed_to_has_rates_of_its_own(tmp_path: Path) -> None:
     config = check(recipe(tmp_path, CHANNELS.replace('"exact"', '"exact/appeal"')))
     assert config.rewarders.channels.rates[0].rewarder == "exact/appeal"
+
+
+def test_a_certificate_of_others_or_a_changed_one_gives_no_rates(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    counts = {"wrong": 50, "accepted_wrong": 5, "right": 50, "rejected_right": 5}
+    mine = recipe(tmp_path, f'[rewarders.channels]\ncertificate = "{path}"\n')
+    path.write_text(json.dumps({"channels": {"exact": {"": counts}}}))
+    check(mine)
+    path.write_text(json.dumps({"channels": {"judge": {"": counts}}}))
+    with pytest.raises(ConfigError, match=r"counts errors of judge, of no rewarder of this recipe \(exact\); make one"):
+        check(mine)
+    body = {"channels": {"exact": {"": counts}}}
+    path.write_text(json.dumps(body | {"digest": digest_of(body)}))
+    check(mine)
+    path.write_text(json.dumps({"channels": {"exact": {"": counts | {"wrong": 500}}}, "digest": digest_of(body)}))
+    with pytest.raises(ConfigError, match="was changed after it was made; make a new one with `swarm certify`"):
+        check(mine)

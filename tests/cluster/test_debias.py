@@ -111,10 +111,9 @@ def test_a_cascades_value_has_the_rates_of_who_decided_it() -> None:
         {"rewarder": "cascade/appeal", "false_accept": 0.2, "false_reject": 0.25, "trust": 1e6},
     ]
     said = evaluation(answers([1.0] * 414 + [0.0] * 586, "cascade"))  # 0.4 * 0.75 + 0.6 * 0.19
-    use = {"name": "cascade", "rule": "exact", "appeal": "numeric", "replaces": True, "share": 0.5}
-    assert corrected(recipe({"rates": given}, use), said, {}).value == pytest.approx(0.4, abs=2e-3)
-    nested = {"name": "cascade", "options": {key: value for key, value in use.items() if key != "name"}}
-    assert corrected(recipe({"rates": given}, nested), said, {}).value == pytest.approx(0.4, abs=2e-3)
+    for answer in said["answers"]:
+        answer["decided"] = 0.5
+    assert corrected(recipe({"rates": given}, "cascade"), said, {}).value == pytest.approx(0.4, abs=2e-3)
 
 
 def test_gold_on_some_questions_is_prediction_powered_and_on_all_of_them_the_answer() -> None:

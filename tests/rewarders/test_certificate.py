@@ -12,10 +12,11 @@ from rewarders.certificate import Examination, Limits, certificate, digest_of, e
 from rewarders.exact import Exact
 from rewarders.guard import Guard
 from rewarders.math_verify import MathVerify
+from rewarders.numeric import Numeric
 from rewarders.tallies import interval
 from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
-from swarm.types import Status
+from swarm.types import Prompt, Status
 from tests.rewarders.weak import Random, Weak, key_of, sums
 
 LIMITS = Limits()
@@ -149,3 +150,12 @@ def test_an_interval_is_that_of_scipy() -> None:
     for hits, num in ((1, 7), (3, 50), (49, 50), (20, 41)):
         wanted = binomtest(hits, num).proportion_ci(0.95, "exact")
         assert interval(hits, num) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_a_stated_tolerance_is_no_fault() -> None:
+    prompts = [
+        Prompt(f"p{i}", f"How many are {i} thousand and seven?", str(1000 * i + 7), "sums") for i in range(1, 40)
+    ]
+    options = {"relative": 0.01}
+    found = asyncio.run(examine(Numeric(**options), Spec(name="numeric", options=options), prompts, timeout_s=5))
+    assert faults(found, LIMITS) == []

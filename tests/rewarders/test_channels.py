@@ -266,3 +266,12 @@ def test_a_process_that_takes_a_place_goes_on_fading_what_was_seen_there(make_gr
     for _ in range(7):
         heir.stamp(make_group(["a"]))
     assert heir.state()["judge"][""]["wrong"] == pytest.approx(1.0)
+
+
+def test_appeals_fade_away_without_harm():
+    """A policy that makes no mistakes any more is not appealed against for ever."""
+    evidence = Evidence(positives=10, negatives=5, appealed=50, appealed_squares=500, overturned=10)
+    for _ in range(1200):
+        evidence = evidence.faded(0.5)
+        assert 0.0 <= channel_of(evidence).false_reject.mean <= 1.0
+    assert channel_of(evidence) == channel_of(Evidence())

@@ -119,3 +119,30 @@ def test_nested_noise_keeps_the_cleanest_value(make_group) -> None:
 def test_options_that_mean_nothing_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         Noisy(of=Says({}), **options)
+
+
+def test_verdicts_are_withheld_at_their_rate_the_same_ones_again_whatever_their_value(make_group) -> None:
+    made = Noisy(of=truth(20), abstention=0.3, false_accept=0.2)
+    given = groups(make_group, 60, 20)
+    first = [judged(made, group) for group in given]
+    assert first == [judged(made, group) for group in given]
+    for right in (0, 1):
+        silent = [v.status is Status.ABSTAINED for verdicts in first for v in verdicts[right::2]]
+        assert fits(silent, 0.3)
+    assert {v.cause for verdicts in first for v in verdicts if v.value is None} == {"withheld on purpose"}
+    assert fits([v.value == 1.0 for verdicts in first for v in verdicts[::2] if v.value is not None], 0.2)
+
+
+def test_it_takes_its_time(make_group, monkeypatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("rewarders.noisy.asyncio.sleep", sleep)
+    judged(Noisy(of=truth(2), latency_s=1.5), groups(make_group, 1, 2)[0])
+    assert slept == [1.5]
+    with pytest.raises(ValueError, match="latency_s = -1"):
+        Noisy(of=truth(2), latency_s=-1)
+    with pytest.raises(ValueError, match="abstention = "):
+        Noisy(of=truth(2), abstention=1.5)

@@ -6,12 +6,23 @@ import asyncio
 import json
 import random
 from dataclasses import fields, replace
+from decimal import Decimal
 
 import pytest
 
 from rewarders.registry import REWARDERS
 from rewarders.sentinels import Watch, pooled
-from rewarders.suites import NUMBER, ORDINARY, SUITES, names_in, sentinels, suites_for, wording_for
+from rewarders.suites import (
+    NUMBER,
+    ORDINARY,
+    SUITES,
+    Tolerance,
+    names_in,
+    sentinels,
+    suites_for,
+    tolerance_for,
+    wording_for,
+)
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
 from swarm.errors import RewarderError
@@ -309,3 +320,26 @@ def test_where_error_rates_are_wanted_a_quarter_of_a_probe_are_wrong_answers(mak
     with_them, without = counts(True), counts(False)
     assert with_them["wrong"] == 2 * with_them["right"] == 2 * 60
     assert without["wrong"] < without["right"]
+
+
+def test_a_number_within_the_stated_tolerance_is_no_wrong_answer() -> None:
+    loose = {"name": "numeric", "relative": 0.01}
+    spec = Spec(name="guard", options={"of": {"name": "hybrid", "rule": loose, "judge": {"name": "exact"}}})
+    assert tolerance_for(spec) == Tolerance(Decimal(0), Decimal("0.01"))
+    assert tolerance_for(Spec(name="exact")) == Tolerance()
+    prompts = [replace(p, answer=str(1000 + i)) for i, p in enumerate(sums(20))]
+    watch = Watch(Spec(name="numeric", options={"relative": 0.01}), Weak(), rate=1.0)
+    for tolerance, families in (
+        (Tolerance(), {"off by one", "another question's answer"}),
+        (tolerance_for(spec), set()),
+    ):
+        found = sentinels(prompts[0], prompts[1:9], suites_for(SPEC), "{}", random.Random(0), tolerance)
+        wrong = {item.family for item in found if item.family in ORDINARY and not item.right}
+        assert wrong == {"sign flipped"} | families
+    for i, p in enumerate(prompts):
+        watch.miner.saw(replace(p, answer=str(1000 + 100 * i)), f"It is {1000 + 100 * i}.", 1.0)
+    form = watch.miner.suspect()
+    assert form
+    for variant in watch.miner.variants(form, random.Random(0)):
+        gold = Decimal(str(variant.prompt.answer))
+        assert abs(Decimal(variant.text.lower().removeprefix("it is ").rstrip(".")) - gold) > gold / 100

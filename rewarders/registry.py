@@ -74,9 +74,9 @@ REWARDERS: dict[str, Any] = {
 def build(use: Sequence[Spec], timeout_s: float, judges: Mapping[str, ChatModel] | None = None) -> list[Rewarder]:
     """Make the rewarders of a recipe; `timeout_s` goes to those that limit themselves and were not given their own.
 
-    Where a rewarder takes a `judge`, its option is the name of one of `judges`. Each gets its recipe label as `name`,
-    and its `version`. Raises ValueError (unknown name or judge, bad option value) or TypeError (unknown option), after
-    closing what was made.
+    Where a rewarder takes a `judge`, its option is the name of one of `judges`, and stays in `judge_name`. Each gets
+    its recipe label as `name`, and its `version`. Raises ValueError (unknown name or judge, bad option value) or
+    TypeError (unknown option), after closing what was made.
     """
     with _closed_on_failure() as made:
         for spec, name in zip(use, labels([spec.name for spec in use]), strict=True):
@@ -107,6 +107,8 @@ def _make(spec: Spec, given: Mapping[str, Any], judges: Mapping[str, ChatModel])
         rewarder: Any = kind(**(options | judge))
         behind = [*map(present_version, made), *(model.name for model in judge.values())]
         rewarder.version = version(spec.name, kind, spec.options, *behind)
+        if judge:
+            rewarder.judge_name = spec.options["judge"]
         return rewarder
 
 

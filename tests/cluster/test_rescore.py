@@ -133,6 +133,29 @@ def test_a_judge_is_asked_once_and_its_key_stays_in_the_environment(
     assert KEY.encode() not in everything
 
 
+def test_a_judge_behind_a_guard_is_asked_once_too_and_another_threshold_asks_again(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    judge = JudgeSimulator()
+    with serving(application(judge)) as url:
+
+        def settings(rest: str) -> list[str]:
+            return [
+                f"rewarders.judges=[{{name = 'j', model = 'simulator', endpoint = '{url}'}}]",
+                f"rewarders.use=[{{name = 'guard', of = {{name = 'yes_no', judge = 'j'{rest}}}}}]",
+                f"rewarders.store={tmp_path / 'verdicts.sqlite'}",
+            ]
+
+        first = rescore(folder, *settings(""))
+        assert first.exit_code == 0, first.output
+        assert judge.asked == 12
+        second = rescore(folder, *settings(""))
+        assert judge.asked == 12
+        assert rescore(folder, *settings(", threshold = 0.5")).exit_code == 0
+        assert judge.asked == 24  # another version of the rewarder
+    assert json.loads(second.stdout)["verdicts"]["guard"] == {"scored": 12, "known": 12}
+
+
 def test_a_refused_key_is_an_error_of_every_verdict_and_no_reward(folder: RunFolder, monkeypatch) -> None:
     monkeypatch.setenv("TEST_JUDGE_KEY", "wrong")
     with serving(application(JudgeSimulator(), key=KEY)) as url:

@@ -11,6 +11,10 @@ class BudgetSpent(ConnectionError):
     """A judge's `budget_tokens` are used up. The reward worker turns it into abstentions on the whole group."""
 
 
+class TooLong(ValueError):
+    """The messages do not fit into the judge's context. Asking again would say the same, so it is an abstention."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the model wrote."""
@@ -36,7 +40,7 @@ class ChatModel(Protocol):
         """One reply to `[{"role": ..., "content": ...}, ...]`.
 
         Raises TimeoutError, ConnectionError (no use asking now; BudgetSpent is one), or ValueError (it answered, but
-        not as agreed).
+        not as agreed; TooLong is one).
         """
         ...
 

@@ -22,13 +22,14 @@ from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
 from rewarders.channels import State
-from rewarders.chat import ChatModel
+from rewarders.chat import ChatModel, Metered, read_meters
 from rewarders.endpoint import Endpoint
 from rewarders.stand_in import STAND_IN
 from rewarders.verdict_store import VerdictStore
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig, WeightedSpec
+from swarm.errors import StageFailure
 from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import CANARY_TOKENS, Group, GroupFacts, Labels, PolicyVersion, Prompt, StepReport, Weights
 
@@ -145,7 +146,8 @@ class RewarderWorker:
         r = config.rewarders
         self._born = uuid.uuid4().hex
         self._weights = reward_weights(config)
-        self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        self._judges = {name: Metered(judge) for name, judge in judges.items()}
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
         self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels, sections=r.judges)
@@ -160,9 +162,16 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        judged = await self._worker.score(schema.from_batch(batch))
+        try:
+            judged = await self._worker.score(schema.from_batch(batch))
+        except StageFailure as failure:
+            failure.notices = tuple(self._worker.notices())
+            raise
         scored, found = parcel(judged, self._weights, self._worker.waiting)
-        return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
+        if found.ticket < 0:
+            return scored, found
+        told = replace(found, notices=tuple(self._worker.notices()), judged=read_meters(self._judges.values()))
+        return scored, told
 
     @property
     def longest_backlog(self) -> int:

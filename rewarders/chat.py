@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -47,3 +48,36 @@ class ChatModel(Protocol):
     def close(self) -> None:
         """Release what it holds; may be called twice."""
         ...
+
+
+class Metered:
+    """A chat model, and what it was asked since somebody last looked."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self.name = model.name
+        self.calls = self.prompt_tokens = self.completion_tokens = 0
+        self._model = model
+
+    async def ask(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, choices: Sequence[str] = ()
+    ) -> Reply:
+        """As the model's. A call that fails is counted, its tokens are not known."""
+        self.calls += 1
+        reply = await self._model.ask(messages, max_tokens=max_tokens, choices=choices)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        return reply
+
+    def close(self) -> None:
+        """Close the model."""
+        self._model.close()
+
+
+def read_meters(meters: Iterable[Metered]) -> dict[str, int]:
+    """What all of them were asked since the last call, as metrics; empty where there are none."""
+    found: Counter[str] = Counter()
+    for meter in meters:
+        for what in ("calls", "prompt_tokens", "completion_tokens"):
+            found[f"reward/judge_{what}"] += getattr(meter, what)
+            setattr(meter, what, 0)
+    return dict(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pickle
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm import checkpoints, loop, metrics, recovery, schema
-from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
+from swarm.errors import ActorError, DeadActor, DivergedError, RewarderError, StarvedError
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.roles import Saved
@@ -549,3 +550,37 @@ def test_what_a_reward_worker_has_to_tell_is_in_the_run_folder(tmp_path: Path) -
         assert found.items() <= told.items()
         assert len(events(node, "breaker")) == 1
         assert node.journal.folder.read("quarantine.jsonl") == [found]
+
+
+def test_a_reward_worker_that_fails_is_heard_too(tmp_path: Path) -> None:
+    class Failing(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            failure = RewarderError("the breaker is open")
+            failure.notices = ({"event": "breaker", "cause": str(handle.facts.ticket)},)
+            raise pickle.loads(pickle.dumps(failure))  # as it comes from another process
+
+    with process(tmp_path, Failing(), steps=4, give_up_after=5) as node:
+        with pytest.raises(StarvedError, match="the breaker is open"):
+            asyncio.run(go(node))
+        assert len(events(node, "breaker")) == len(events(node, "failed")) + len(events(node, "dropped")) >= 5
+
+
+def test_what_judges_were_asked_is_counted_once_also_of_groups_that_are_set_aside(tmp_path: Path) -> None:
+    scored = 0
+
+    class Asking(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            nonlocal scored
+            scored += 1
+            found = await super().score(handle)
+            return Handle(found.ref, replace(found.facts, judged={"reward/judge_calls": 2, "reward/judge_tokens": 0}))
+
+    crew = Asking()
+    crew.rewarding = lambda prompt, ticket, num: [float(i == 0 and ticket % 2) for i in range(num)]
+    with process(tmp_path, crew, steps=6, resample=1.0) as node:
+        asyncio.run(go(node))
+        lines = node.journal.folder.read("metrics.jsonl")
+        told = sum(line["reward/judge_calls"] for line in lines)
+        assert told + node.judged["reward/judge_calls"] == 2 * scored
+        assert told > 2 * 6 * crew.groups_per_step
+        assert all(line["reward/judge_tokens"] == 0 for line in lines)

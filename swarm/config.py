@@ -108,7 +108,8 @@ class JudgeSection(Section):
     name: Annotated[str, Field(min_length=1)]
     """What rewarders call it: `judge = "NAME"`."""
     model: str
-    """Its name at the endpoint; without one, a model folder (or a known name) that this node serves."""
+    """Its name at the endpoint; without one, a model folder (or a known name) that this node serves. Verdicts are kept
+    under the judge's name and this one: another model needs another of either."""
     endpoint: str = ""
     """Base URL of a server that speaks OpenAI's protocol (`http://HOST:PORT/v1`); empty: served by this node."""
     key_env: Annotated[str, Field(pattern="^([A-Z_][A-Z0-9_]*)?$")] = ""

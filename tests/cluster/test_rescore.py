@@ -16,6 +16,7 @@ from rewarders.judge_simulator import Faults, JudgeSimulator
 from swarm.journal import RunFolder
 from swarm.schema import read_groups, write_groups
 from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
+from tests.cluster.yes_model import make_yes_model
 
 KEY = "sk-test-90ac1f7733"
 RECIPE = """
@@ -156,6 +157,15 @@ def test_a_judge_behind_a_guard_is_asked_once_too_and_another_threshold_asks_aga
     assert json.loads(second.stdout)["verdicts"]["guard"] == {"scored": 12, "known": 12}
 
 
+def test_a_judge_that_the_node_served_is_served_again(folder: RunFolder, tmp_path: Path) -> None:
+    model = make_yes_model(tmp_path / "yes")
+    use = "{name = 'guard', of = {name = 'yes_no', judge = 'own', threshold = 0.5}}"
+    judge = f"{{name = 'own', model = '{model}', engine = 'transformers', timeout_s = 120.0}}"
+    done = rescore(folder, f"rewarders.use=[{use}]", f"rewarders.judges=[{judge}]", "model.dtype=float32")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["all"]["mean_after"] == 1.0  # it says yes to everything
+
+
 def test_a_refused_key_is_an_error_of_every_verdict_and_no_reward(folder: RunFolder, monkeypatch) -> None:
     monkeypatch.setenv("TEST_JUDGE_KEY", "wrong")
     with serving(application(JudgeSimulator(), key=KEY)) as url:
@@ -171,7 +181,7 @@ def test_a_refused_key_is_an_error_of_every_verdict_and_no_reward(folder: RunFol
     [
         (["rewarders.use=exakt"], "wanted a list"),
         (["rewarders.use=['exakt']"], 'did you mean "exact"'),
-        (["rewarders.judges=[{name = 'j', model = 'tiny'}]"], "rewarders.judges, j: has no endpoint"),
+        (["rewarders.judges=[{name = 'j', model = './nowhere', engine = 'transformers'}]"], "no such folder"),
         (["rewarders.store=/dev/null/x"], "rewarders.store = '/dev/null/x': cannot be used"),
     ],
 )

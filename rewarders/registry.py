@@ -33,7 +33,7 @@ from rewarders.route import Route
 from rewarders.rubric import Rubric
 from rewarders.shaping import Lsc, Par
 from rewarders.truth import Truth
-from rewarders.version import present_version, version
+from rewarders.version import version
 from rewarders.weighted import Weighted
 from rewarders.yes_no import YesNo
 from swarm.config import Spec, nearest
@@ -105,7 +105,7 @@ def _make(spec: Spec, given: Mapping[str, Any], judges: Mapping[str, ChatModel])
                 options[name] = each(shape, options[name], inner)
         judge = _judge_of(spec, kind, judges)
         rewarder: Any = kind(**(options | judge))
-        behind = [*map(present_version, made), *(model.name for model in judge.values())]
+        behind = [*(inside.version for inside in made), *(model.name for model in judge.values())]
         rewarder.version = version(spec.name, kind, spec.options, *behind)
         if judge:
             rewarder.judge_name = spec.options["judge"]

@@ -37,7 +37,7 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
-    with _made(config, _judges(config, partial(served_here, config.model.dtype))) as made:
+    with _made(config, _judges(config, partial(_served, config.model.dtype))) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
     about = {"recipe": str(recipe), "questions": len(prompts)}
@@ -77,7 +77,7 @@ def _judges(config: RunConfig, serve: Callable[[JudgeSection, Path], ChatModel])
     return judges | {j.name: serve(j, resolve(j.model)) for j in config.rewarders.served}
 
 
-def served_here(dtype: str, section: JudgeSection, folder: Path) -> ChatModel:
+def _served(dtype: str, section: JudgeSection, folder: Path) -> ChatModel:
     """A judge in this process."""
     from cluster.served_judge import ServedJudge
 

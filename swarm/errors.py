@@ -18,9 +18,8 @@ boundary they crossed, and leaves errors of this tree alone. All of them survive
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 
 class SwarmError(Exception):
@@ -57,9 +56,6 @@ class StarvedError(SwarmError, RuntimeError):
 
 class StageFailure(SwarmError, RuntimeError):
     """One group was not made. The only class that the loop catches."""
-
-    notices: tuple[Mapping[str, Any], ...] = ()
-    """Events of the worker where it failed, for the journal: one that fails on every group must be heard too."""
 
 
 class ActorError(StageFailure):

@@ -22,9 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cluster.certify import served_here
 from cluster.check import check
 from cluster.models import resolve
+from cluster.served_judge import ServedJudge
 from cluster.workers import RewarderWorker, reward_weights
 from swarm import schema, scores
 from swarm.config import RunConfig
@@ -108,7 +108,7 @@ def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = (
             served = {}
             for section in after.rewarders.served:
                 console.print(f"starting judge {section.name} in this process")
-                served[section.name] = served_here(after.model.dtype, section, resolve(section.model, console.print))
+                served[section.name] = ServedJudge(section, resolve(section.model, console.print), after.model.dtype)
                 closing.callback(served[section.name].close)
             try:
                 worker = RewarderWorker(_patient(after), served)

@@ -29,7 +29,6 @@ from rewarders.verdict_store import VerdictStore
 from rewarders.worker import RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig, WeightedSpec
-from swarm.errors import StageFailure
 from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import CANARY_TOKENS, Group, GroupFacts, Labels, PolicyVersion, Prompt, StepReport, Weights
 
@@ -162,16 +161,11 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        try:
-            judged = await self._worker.score(schema.from_batch(batch))
-        except StageFailure as failure:
-            failure.notices = tuple(self._worker.notices())
-            raise
+        judged = await self._worker.score(schema.from_batch(batch))
         scored, found = parcel(judged, self._weights, self._worker.waiting)
-        if found.ticket < 0:
-            return scored, found
-        told = replace(found, notices=tuple(self._worker.notices()), judged=read_meters(self._judges.values()))
-        return scored, told
+        if found.ticket >= 0:
+            found = replace(found, judged=read_meters(self._judges.values()))
+        return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
 
     @property
     def longest_backlog(self) -> int:

@@ -187,8 +187,6 @@ async def obtain(node: Node, ticket: int) -> Handle:
             try:
                 handle = await node.crew.score(await node.crew.generate(draw.prompt, ticket, attempt, num=draw.num))
             except StageFailure as failure:
-                for notice in failure.notices:
-                    node.journal.notice(notice)
                 hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
                 (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
                 _count(node, ticket, draw.prompt, failure, hopeless)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import pickle
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm import checkpoints, loop, metrics, recovery, schema
-from swarm.errors import ActorError, DeadActor, DivergedError, RewarderError, StarvedError
+from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.roles import Saved
@@ -550,19 +549,6 @@ def test_what_a_reward_worker_has_to_tell_is_in_the_run_folder(tmp_path: Path) -
         assert found.items() <= told.items()
         assert len(events(node, "breaker")) == 1
         assert node.journal.folder.read("quarantine.jsonl") == [found]
-
-
-def test_a_reward_worker_that_fails_is_heard_too(tmp_path: Path) -> None:
-    class Failing(FakeCrew):
-        async def score(self, handle: Handle) -> Handle:
-            failure = RewarderError("the breaker is open")
-            failure.notices = ({"event": "breaker", "cause": str(handle.facts.ticket)},)
-            raise pickle.loads(pickle.dumps(failure))  # as it comes from another process
-
-    with process(tmp_path, Failing(), steps=4, give_up_after=5) as node:
-        with pytest.raises(StarvedError, match="the breaker is open"):
-            asyncio.run(go(node))
-        assert len(events(node, "breaker")) == len(events(node, "failed")) + len(events(node, "dropped")) >= 5
 
 
 def test_what_judges_were_asked_is_counted_once_also_of_groups_that_are_set_aside(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""BENCHMARKS.md from the committed results."""
+"""BENCHMARKS.md, and the README's table of rewards, from the committed results."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cluster.bench_headlines import README, written
 
 REPORT = "BENCHMARKS.md"
 HEAD = """# Benchmarks
@@ -23,9 +25,10 @@ def report(results: Path) -> str:
 
 
 def write(root: Path, results: Path) -> Path:
-    """Write the report of a checkout."""
-    path = root / REPORT
+    """Write the report of a checkout, and its README's table."""
+    path, readme = root / REPORT, root / README
     path.write_text(report(results))
+    readme.write_text(written(readme.read_text(), results))
     return path
 
 

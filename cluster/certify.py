@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,20 +30,23 @@ from swarm.roles import Rewarder
 
 
 def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out: Path | None, console: Console) -> Any:
-    """Examine the rewarders of a recipe on its first `items` held-out questions, and write the certificate.
+    """Examine the rewarders of a recipe on its first `items` held-out questions, and write the certificate to where
+    `swarm run` looks for it, or to `out`.
 
-    Raises ConfigError where there is nothing to examine them with."""
+    Raises ConfigError where there is nothing to examine them with, or no place for the file."""
+    path = out or path_of(recipe, config)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{path}: cannot be written there; make its folder, or give another file with --out")
     prompts = [p for p in make_stream(config).held_out(items) if is_askable(p)]
     if len(prompts) < 2:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
-    with _made(config, _judges(config, partial(_served, config.model.dtype))) as made:
+    with _made(config, partial(_served, config.model.dtype)) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
-    about = {"recipe": str(recipe), "questions": len(prompts)}
+    about = {"recipe": str(recipe), "questions": len(prompts), "tasks": tasks_of(config)}
     result = certificate(found, versions, limits, about)
-    path = out or default_path(recipe)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return result | {"path": str(path)}
 
@@ -60,21 +64,22 @@ async def _examined(made: Sequence[Rewarder], config: RunConfig, prompts: Any, c
 
 
 @contextmanager
-def _made(config: RunConfig, judges: Mapping[str, ChatModel]) -> Iterator[list[Rewarder]]:
-    """The recipe's rewarders; closes them, and the judges."""
+def _made(config: RunConfig, serve: Callable[[JudgeSection, Path], ChatModel]) -> Iterator[list[Rewarder]]:
+    """The recipe's rewarders with their judges, all closed at the end, however far it came; `serve` makes the judges
+    without an endpoint from their section and model folder. Raises ConfigError for a rewarder that cannot be made."""
     with ExitStack() as closing:
-        for judge in judges.values():
+        judges: dict[str, ChatModel] = {}
+        for section in config.rewarders.judges:
+            judge = Endpoint(section) if section.endpoint else serve(section, resolve(section.model))
+            judges[section.name] = judge
             closing.callback(judge.close)
-        made = build(config.rewarders.use, config.rewarders.timeout_s, judges)
+        try:
+            made = build(config.rewarders.use, config.rewarders.timeout_s, judges)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"rewarders.use: {error}") from None
         for rewarder in made:
             closing.callback(rewarder.close)
         yield made
-
-
-def _judges(config: RunConfig, serve: Callable[[JudgeSection, Path], ChatModel]) -> dict[str, ChatModel]:
-    """The judges by name; `serve` makes those without an endpoint from their section and model folder."""
-    judges: dict[str, ChatModel] = {j.name: Endpoint(j) for j in config.rewarders.judges if j.endpoint}
-    return judges | {j.name: serve(j, resolve(j.model)) for j in config.rewarders.served}
 
 
 def _served(dtype: str, section: JudgeSection, folder: Path) -> ChatModel:
@@ -105,25 +110,35 @@ def _named(section: JudgeSection, folder: Path) -> ChatModel:
 
 def versions_of(config: RunConfig) -> dict[str, str]:
     """Of the recipe's rewarders, by label, without asking any judge."""
-    with _made(config, _judges(config, _named)) as made:
+    with _made(config, _named) as made:
         return {rewarder.name: present_version(rewarder) for rewarder in made}
 
 
-def require(recipe: Path, config: RunConfig) -> Path | None:
-    """The certificate of a recipe that asks for one (`rewarders.require_certificate`); None where it asks for none.
+def require(recipe: Path, config: RunConfig, overrides: Sequence[str] = (), path: Path | None = None) -> Path | None:
+    """The certificate of a recipe that asks for one (`rewarders.require_certificate`), as changed by `overrides`; None
+    where it asks for none. `path` is where it is, if elsewhere than the recipe says.
 
-    Raises ConfigError where it is missing, stale or refused."""
+    Raises ConfigError where it is missing, stale, of another recipe, changed or refused."""
     if not config.rewarders.require_certificate:
         return None
-    path = Path(config.rewarders.certificate) if config.rewarders.certificate else default_path(recipe)
-    if problem := problem_of(path, versions_of(config), f"swarm certify {recipe}"):
+    settings = [part for override in overrides for part in ("--set", override)]
+    make = shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(path)] if path else [])])
+    path = path or path_of(recipe, config)
+    if problem := problem_of(path, versions_of(config), tasks_of(config), make):
         raise ConfigError(problem)
     return path
 
 
-def default_path(recipe: Path) -> Path:
-    """Beside the recipe: `mine.toml` has `mine.certificate.json`."""
-    return recipe.with_suffix(".certificate.json")
+def path_of(recipe: Path, config: RunConfig) -> Path:
+    """As the recipe says, or beside it: `mine.toml` has `mine.certificate.json`."""
+    named = config.rewarders.certificate
+    return Path(named) if named else recipe.with_suffix(".certificate.json")
+
+
+def tasks_of(config: RunConfig) -> Any:
+    """What questions are asked, as JSON: the task sources with their options. Their weights are no matter."""
+    sources = [{"name": spec.name, "options": spec.options} for spec in config.actors.tasks]
+    return json.loads(json.dumps(sources, default=str))
 
 
 def show(console: Console, result: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from learners.advantages import CENTRES, NOT_LINEAR, Z_SCORED
+from learners.advantages import CENTRES, NOT_LINEAR, RESCALED, Z_SCORED
 from learners.losses import WITHOUT_RATIO
 from learners.noise import NEEDS_NO_BASELINE
+from learners.truncation import PENALTIES
 from rewarders.channels import APPEAL, Channels
 from swarm.config import RunConfig, nearest
 from swarm.scores import labels
@@ -43,12 +44,25 @@ def _corrections(config: RunConfig) -> list[str]:
             f"{at}learners.advantage = {advantage} is not linear in the reward (it clips, or needs [0, 1]), and "
             "corrected verdicts are right on average only; use leave_one_out, mean_only or running_std"
         )
+    elif advantage in RESCALED and _one_pair(config):
+        problems.append(
+            f"{at}learners.advantage = {advantage} divides by the deviation of the rewards, and one rewarder without "
+            "strata has one pair of rates, which changes rewards and deviation by the same factor; use leave_one_out, "
+            "or name what its errors depend on in rewarders.channels.stratify"
+        )
     elif noise in NEEDS_NO_BASELINE and advantage in CENTRES:
         problems.append(
             f"{at}learners.advantage = {advantage} takes off the group's mean, and with it 1 - p1: what is left is the "
             "reward as given, or backward; use no_baseline, or noise = backward"
         )
     return problems
+
+
+def _one_pair(config: RunConfig) -> bool:
+    """Whether all verdicts of a time share one pair of rates, and nothing else enters the reward."""
+    section = config.rewarders.channels
+    alone = len(config.rewarders.use) == 1 and config.learners.truncation.name not in PENALTIES
+    return section is not None and alone and not section.stratify
 
 
 def _channels(config: RunConfig) -> list[str]:

@@ -76,7 +76,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: boo
     from swarm.journal import RunFolder
 
     config = check(recipe, overrides)
-    certificate = require(recipe, config)
+    certificate = require(recipe, config, overrides)
     folder = RunFolder.create_at(out) if out else RunFolder.create(Path(config.cluster.runs), config.name)
     folder.config.write_text(config.to_toml())
     if certificate:
@@ -90,9 +90,13 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, as_json: boo
 @fails_plainly
 def resume(run_folder: Path, as_json: bool) -> None:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint."""
+    from cluster.certify import require
+    from cluster.check import check
     from swarm.journal import RunFolder
 
-    _train(RunFolder.open(run_folder), as_json, resume=True)
+    folder = RunFolder.open(run_folder)
+    require(folder.config, check(folder.config), path=folder.root / "certificate.json")
+    _train(folder, as_json, resume=True)
 
 
 @group.command("eval", epilog="Example: swarm eval runs/cpu-1 --samples 8 --k 1 --k 8")
@@ -187,7 +191,11 @@ def doctor(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @group.command(epilog="Example: swarm certify cluster/recipes/cpu.toml --items 50")
 @RECIPE
-@click.option("--out", type=click.Path(path_type=Path), help="Default: beside RECIPE, as NAME.certificate.json.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Default: where `swarm run` looks: beside RECIPE, or `rewarders.certificate`.",
+)
 @click.option("--items", type=click.IntRange(min=2), default=100, show_default=True, help="Held-out questions.")
 @click.option("--least-j", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of J's lower bound.")
 @click.option(

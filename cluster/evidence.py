@@ -1,55 +1,72 @@
-"""What reward workers know of their rewarders' errors, shared among them and kept in checkpoints.
+"""What reward workers found of their rewarders' errors, shared among them and kept in checkpoints.
 
-    each worker's own evidence --saw--> Evidence --of_others--> each worker hears what the others saw
-                                           |  file, total
-                                        checkpoint --recall--> the next process
+    each worker's own evidence --saw--> Evidence --others--> each worker hears what the others found
+                                           |  file       '--before--> the process that takes a dead one's place
+                                        checkpoint --recall--> the next run of the driver
 
-A worker's evidence is a sum of its own since it started: what is seen of it again takes the place of what was seen
-before, and only that of a worker that died is added up. So nothing is counted twice.
+Evidence belongs to a worker's place: a process goes on from what its predecessor was last seen with, so nothing is
+counted twice, and what fades goes on fading. Lost is what a process found after it was last seen.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from rewarders.channels import State, pooled
+from rewarders import channels, sentinels
+from rewarders.worker import Evidence as Found
 
-FILE = "channels.json"
-"""In a checkpoint, beside the learner's files."""
+FILE = "evidence.json"
+"""In a checkpoint, beside the learner's files: by place, as `RewardWorker.evidence` gives it."""
 
 
 class Evidence:
     """Of all reward workers of a node."""
 
     def __init__(self) -> None:
-        self._ended: State = {}
-        self._last: dict[str, tuple[str, State]] = {}
+        self._places: dict[str, Found] = {}
+        self._seen = False
 
-    @property
-    def total(self) -> State:
-        """All of it, as far as workers were seen."""
-        return pooled([self._ended, *(state for _, state in self._last.values())])
+    def saw(self, name: str, found: Found) -> None:
+        """What is known in a worker's place now; a process that has not heard yet does not know what was before it."""
+        if found["heard"]:
+            self._places[name], self._seen = found, True
 
-    def saw(self, name: str, process: str, state: State) -> None:
-        """What a worker has seen itself since its process began; `process` tells it from the one before."""
-        before = self._last.get(name)
-        if before is not None and before[0] != process:
-            self._ended = pooled([self._ended, before[1]])
-        self._last[name] = process, state
+    def before(self, name: str) -> Found | None:
+        """What was last seen in this place."""
+        return self._places.get(name)
 
-    def of_others(self, name: str) -> State:
-        """What a worker has not seen itself."""
-        return pooled([self._ended, *(state for other, (_, state) in self._last.items() if other != name)])
+    def others(self, name: str) -> Found:
+        """What was found in all other places."""
+        return pooled([found for place, found in self._places.items() if place != name])
 
     def save(self, folder: Path) -> None:
-        """Write the total, where there is any."""
-        if total := self.total:
-            (folder / FILE).write_text(json.dumps(total), encoding="utf-8")
+        """Write it, where there is any."""
+        if self._places:
+            (folder / FILE).write_text(json.dumps(self._places), encoding="utf-8")
 
     def recall(self, folder: Path) -> None:
-        """What an earlier process saved; workers hear of it with the rest. Live workers know more than the checkpoint
-        that a dead learner went back to: then nothing happens."""
+        """What an earlier driver saved. Live workers know more than the checkpoint that a dead learner went back to:
+        then nothing happens."""
         path = folder / FILE
-        if not self._last and not self._ended and path.is_file():
-            self._ended = json.loads(path.read_text(encoding="utf-8"))
+        if not self._seen and path.is_file():
+            self._places = json.loads(path.read_text(encoding="utf-8"))
+
+
+def pooled(found: Sequence[Found]) -> Found:
+    """The sum of what several workers found."""
+    return {
+        "channels": channels.pooled([part["channels"] for part in found]),
+        "watches": sentinels.pooled([part["watches"] for part in found]),
+    }
+
+
+def found_in(checkpoints: Path) -> Found:
+    """What all workers had found at the newest checkpoint; nothing without any."""
+    newest = max(checkpoints.glob("step_*"), default=checkpoints)
+    try:
+        places = json.loads((newest / "learner" / FILE).read_text(encoding="utf-8"))
+        return pooled(list(places.values()))
+    except (OSError, ValueError, KeyError, AttributeError):  # none, or a broken one, which a resume passes over
+        return pooled([])

@@ -86,12 +86,12 @@ class InlineCrew:
             self._learner.close()
 
     def _exchange(self) -> None:
-        """Let each reward worker know what all saw."""
+        """Let each reward worker know what all found."""
         names = {f"rewarder-{i}": rewarder for i, rewarder in enumerate(self._rewarders)}
         for name, rewarder in names.items():
-            self._evidence.saw(name, *rewarder.evidence())
+            self._evidence.saw(name, rewarder.evidence())
         for name, rewarder in names.items():
-            rewarder.hear(self._evidence.of_others(name))
+            rewarder.hear(self._evidence.others(name), self._evidence.before(name))
 
     @property
     def _the_learner(self) -> LearnerWorker:

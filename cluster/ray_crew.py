@@ -124,16 +124,25 @@ class RayCrew:
         return [report for report in reports if report is not None]
 
     async def _exchange(self) -> None:
-        """Let each reward worker know what all saw. A dead one is found by the next call of work."""
-        if self._config.rewarders.channels is None:
+        """Let each reward worker know what all found. A dead one is found by the next call of work."""
+        r = self._config.rewarders
+        if r.channels is None and not r.sentinels:
             return
+
+        async def see(seat: Seat) -> None:
+            with suppress(RayError):
+                self._evidence.saw(seat.name, await seat.process.evidence.remote())
+
+        async def tell(seat: Seat) -> None:
+            with suppress(RayError):
+                await self._tell(seat)
+
         seats = [seat for seat in self.rewarders if seat.process is not None and seat.replacing is None]
-        for seat in seats:
-            with suppress(RayError):
-                self._evidence.saw(seat.name, *await seat.process.evidence.remote())
-        for seat in seats:
-            with suppress(RayError):
-                await seat.process.hear.remote(self._evidence.of_others(seat.name))
+        await asyncio.gather(*map(see, seats))
+        await asyncio.gather(*map(tell, seats))
+
+    async def _tell(self, seat: Seat) -> None:
+        await own(seat.process.hear.remote(self._evidence.others(seat.name), self._evidence.before(seat.name)))
 
     async def save(self, folder: Path) -> Saved:
         await self._exchange()
@@ -205,14 +214,16 @@ class RayCrew:
         self._notice("ready", worker=seat.name, pid=seat.pid)
 
     async def _replace(self, seat: Seat, cause: str) -> None:
-        """Start processes until one is ready and holds the newest weights."""
+        """Start processes until one is ready and holds the newest weights, or knows what its predecessor knew."""
         self._notice("died", worker=seat.name, pid=seat.pid, cause=cause)
         for _ in range(BOOT_TRIES):
             try:
                 ray.kill(seat.process)
                 seat.process = seat.make()
                 await self._await_ready(seat)
-                if seat in self.actors and self._newest is not None:
+                if seat in self.rewarders:
+                    await self._tell(seat)
+                elif self._newest is not None:
                     await self._send(seat, self._newest)
                 break
             except (RayError, SwarmError) as error:

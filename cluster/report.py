@@ -49,6 +49,7 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
     out: list[Row] = [
         ("learner steps", f"{s['steps']}{planned}"),
         ("sampled reward", f"{_float(reward['first'])} in the first 5 steps, {_float(reward['last'])} in the last 5"),
+        *_debiased(reward),
         ("wall time", f"{clock(time['wall_s'])} (first step done at {_clock(time['first_step_s'])}){resumed}"),
         ("learner's time", _shares(time["learner"])),
         ("actors' time", _shares(time["actors"])),
@@ -64,10 +65,21 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
         ("deaths", _counts(s["deaths"]) or "none"),
         ("checkpoints", _checkpoints(s["checkpoints"])),
     ]
+    out += [
+        (f"sentinels, {name}", _sentinels(found, s["breakers"].get(name, 0))) for name, found in s["sentinels"].items()
+    ]
     out += [("new lineage", f"{new['lineage']} from step {new['step']}: {new['cause']}") for new in s["lineages"]]
     out.append(("machine", f"{machine['cores']} cores, load {load} (1, 5, 15 min)"))
     out.append(("run folder", s["run"]))
     return out
+
+
+def _debiased(reward: Mapping[str, float | None]) -> list[Row]:
+    """Steps in which a verdict had no rates are left out."""
+    if reward["last_debiased"] is None:
+        return []
+    first, last = (_float(reward[f"{when}_debiased"]) for when in ("first", "last"))
+    return [("the same, corrected", f"{first} and {last}, each step by the error rates known or measured until then")]
 
 
 def markdown(summary: Mapping[str, Any], folder: RunFolder) -> str:
@@ -207,6 +219,20 @@ def _prompts(counts: Mapping[str, int] | None) -> str:
         f"{counts['lost']} lost, {counts['duplicated']} duplicated"
         + (f"; {counts['skipped']} flat groups skipped" if counts["skipped"] else "")
     )
+
+
+def _sentinels(found: Mapping[str, Any], opened: int) -> str:
+    text = (
+        f"{found['accepted_wrong']} of {found['wrong']} wrong responses accepted, "
+        f"{found['rejected_right']} of {found['right']} right ones rejected"
+    )
+    if (worst := found["worst"]) and worst["wrongly"]:
+        text += f"; worst family: {worst['family']}, {worst['wrongly']} of {worst['items']}"
+    if opened:
+        text += f"; its breaker opened {opened} x"
+    if found["quarantine"]:
+        text += f"; in quarantine: {', '.join(map(repr, found['quarantine']))}"
+    return text
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -101,12 +101,15 @@ async def _examine(
     low, high = proportion(correct, len(outcomes))
     answers = []
     for outcome in outcomes:
-        text = (await crew.fetch(outcome.handle)).rollouts[0].text if outcome.handle else ""
+        rollout = (await crew.fetch(outcome.handle)).rollouts[0] if outcome.handle else None
+        verdicts = rollout.verdicts if rollout else ()
         answers.append(
             {
                 "question": outcome.prompt.text,
                 "answer": outcome.prompt.answer,
-                "text": text,
+                "text": rollout.text if rollout else "",
+                "verdicts": {v.rewarder: v.value for v in verdicts if v.value is not None},
+                "stratum": next((v.stratum for v in verdicts if v.stratum), ""),
                 "reward": outcome.rewards[0],
                 "correct": outcome.num_correct > 0,
                 "failure": outcome.failure,

@@ -3,9 +3,10 @@
 Reads config.toml, metrics.jsonl, events.jsonl, ledger.sqlite and the evaluations `eval_before.json`, `eval_after.json`:
 
     {"step": 0, "accuracy": 0.085, "low": 0.05, "high": 0.13, "questions": 200,
-     "answers": [{"question", "answer", "text", "reward", "correct", "failure"}, ...]}
+     "answers": [{"question", "answer", "text", "verdicts", "stratum", "reward", "correct", "failure"}, ...]}
 
-(`low`, `high`: 95 % Wilson interval; `failure` is why a question has no answer). What a run did not get to is null.
+(`verdicts` by rewarder; `low`, `high`: 95 % Wilson interval; `failure` is why a question has no answer). What a run did
+not get to is null.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from rich.console import Console
 
 from cluster import figures
 from cluster.debias import corrected_accuracy
+from cluster.evidence import found_in
 from cluster.report import markdown, show
+from rewarders.channels import State
+from rewarders.tallies import Tallies, as_figures
 from swarm.journal import RunFolder
 from swarm.ledger import Ledger
 from swarm.metrics import length_bias, work_conserving_bound
@@ -62,6 +66,7 @@ def summarise(folder: RunFolder) -> Summary:
     bias = length_bias(taken, finished)
     learners = config.get("learners", {})
     steps = figures.surviving(metrics)
+    found_out = found_in(folder.checkpoints)
     found: Summary = _plain(
         {
             "run": str(folder.root.resolve()),
@@ -69,9 +74,15 @@ def summarise(folder: RunFolder) -> Summary:
             "model": config.get("model", {}).get("path"),
             "steps": steps[-1]["step"] if steps else 0,
             "planned_steps": learners.get("steps"),
-            "accuracy": {when: _accuracy(e, config) for when, e in (("before", before), ("after", after))},
+            "accuracy": {
+                when: _accuracy(e, config, found_out["channels"]) for when, e in (("before", before), ("after", after))
+            },
             "samples": samples(before, after),
-            "reward": {"first": _reward(steps[:5]), "last": _reward(steps[-5:])},
+            "reward": {
+                f"{when}{kind}": _reward(part, name)
+                for kind, name in (("", "reward"), ("_debiased", "learn/reward_debiased_mean"))
+                for when, part in (("first", steps[:5]), ("last", steps[-5:]))
+            },
             "time": _time(metrics, events),
             "throughput": _throughput(metrics, events),
             "memory": {"peak_bytes": max((e["peak_bytes"] for e in events if e["event"] == "memory"), default=None)},
@@ -81,6 +92,8 @@ def summarise(folder: RunFolder) -> Summary:
                 "largest": max((v for m in steps if (v := figures.lag(m, "max")) is not None), default=None),
                 "allowed": learners.get("max_lag"),
             },
+            "sentinels": {name: _sentinels(known) for name, known in found_out["watches"].items()},
+            "breakers": dict(Counter(e["rewarder"] for e in events if e["event"] == "breaker")),
             "length_bias": dict(zip(("value", "low", "high"), bias, strict=True)) | {"groups": len(taken)},
             "prompts": counts,
             "failures": causes,
@@ -127,19 +140,33 @@ def _answer(answer: Summary | None) -> Summary | None:
     return {k: answer.get(k) for k in ("text", "correct", "reward")} if answer else None
 
 
-def _accuracy(evaluation: Summary | None, config: Mapping[str, Any]) -> Summary | None:
+def _accuracy(evaluation: Summary | None, config: Mapping[str, Any], measured: State) -> Summary | None:
     """Without the answers; beside it what is left of it once the rewarder's errors are taken off."""
     if evaluation is None:
         return None
     unanswered = sum(bool(a.get("failure")) for a in evaluation.get("answers", []))
     found = {k: evaluation.get(k) for k in ("step", "accuracy", "low", "high", "questions")}
-    corrected = corrected_accuracy(config, evaluation)
+    corrected = corrected_accuracy(config, evaluation, measured)
     return found | {"unanswered": unanswered} | ({"corrected": asdict(corrected)} if corrected else {})
 
 
-def _reward(steps: Sequence[figures.Record]) -> float | None:
-    known = [m["reward"] for m in steps if m.get("reward") is not None]
+def _reward(steps: Sequence[figures.Record], name: str) -> float | None:
+    known = [m[name] for m in steps if m.get(name) is not None]
     return sum(known) / len(known) if known else None
+
+
+def _sentinels(known: Mapping[str, Any]) -> Summary:
+    """How a rewarder did on responses whose truth is known: counts, its worst family, and the forms in quarantine."""
+    tallies = Tallies.of(known["families"])
+    right, wrong, worst = tallies.pooled(True), tallies.pooled(False), tallies.worst()
+    return {
+        "right": right.num,
+        "rejected_right": right.wrongly,
+        "wrong": wrong.num,
+        "accepted_wrong": wrong.wrongly,
+        "worst": as_figures(*worst) if worst else None,
+        "quarantine": [form["example"] for form in known["quarantine"]],
+    }
 
 
 def _time(metrics: Sequence[figures.Record], events: Sequence[figures.Record]) -> Summary:

@@ -8,7 +8,6 @@ learner: torch takes seconds and a quarter of a GiB, which the driver and the re
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,14 +20,14 @@ import pyarrow as pa
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
-from rewarders.channels import State
 from rewarders.chat import ChatModel, Metered, read_meters
 from rewarders.endpoint import Endpoint
 from rewarders.stand_in import STAND_IN
 from rewarders.verdict_store import VerdictStore
-from rewarders.worker import RewardWorker
+from rewarders.worker import Evidence, RewardWorker
 from swarm import schema, scores
 from swarm.config import RunConfig, WeightedSpec
+from swarm.errors import RewarderError
 from swarm.roles import Saved, SyncReport, Usage
 from swarm.types import CANARY_TOKENS, Group, GroupFacts, Labels, PolicyVersion, Prompt, StepReport, Weights
 
@@ -143,7 +142,6 @@ class RewarderWorker:
     def __init__(self, config: RunConfig, served: Mapping[str, ChatModel] | None = None) -> None:
         """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
-        self._born = uuid.uuid4().hex
         self._weights = reward_weights(config)
         judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._judges = {name: Metered(judge) for name, judge in judges.items()}
@@ -161,7 +159,11 @@ class RewarderWorker:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
             return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
-        judged = await self._worker.score(schema.from_batch(batch))
+        try:
+            judged = await self._worker.score(schema.from_batch(batch))
+        except RewarderError as error:
+            error.notices = tuple(self._worker.notices()) if facts.ticket >= 0 else ()
+            raise
         scored, found = parcel(judged, self._weights, self._worker.waiting)
         if found.ticket >= 0:
             found = replace(found, judged=read_meters(self._judges.values()))
@@ -180,15 +182,13 @@ class RewarderWorker:
         """As the reward worker's."""
         return self._worker.counts()
 
-    def evidence(self) -> tuple[str, State]:
-        """What this process saw itself of its rewarders' errors, under a name of its own; see `cluster.evidence`."""
-        channels = self._worker.channels
-        return self._born, channels.state() if channels else {}
+    def evidence(self) -> Evidence:
+        """As the reward worker's; see `cluster.evidence`."""
+        return self._worker.evidence()
 
-    def hear(self, state: State) -> None:
-        """What all other workers saw."""
-        if self._worker.channels:
-            self._worker.channels.hear(state)
+    def hear(self, others: Evidence, before: Evidence | None) -> None:
+        """As the reward worker's."""
+        self._worker.hear(others, before)
 
     async def usage(self) -> Usage:
         return self._worker.usage()

@@ -249,6 +249,9 @@ TEACHES_FLAT = frozenset({"receiver_baseline", "pure", "gdpo", "no_baseline"})
 Z_SCORED = frozenset({"group_norm", "gdpo"})
 """Those that divide by a group's own standard deviation."""
 
+RESCALED = frozenset({"batch_std", "running_std"})
+"""Those that divide by the deviation of rewards over several groups: one affine map of all rewards does nothing."""
+
 NOT_LINEAR = frozenset({"bnpo", "receiver_baseline"})
 """Those that need rewards in [0, 1], or clip."""
 

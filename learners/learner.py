@@ -177,7 +177,8 @@ class PolicyLearner:
         num_rollouts = sum(len(group.rollouts) for group in groups)
         num_trained = len(trained.new) if trained else 0
         known = tuple(prompt_stats(group, self._treatment.weights) for group in groups)
-        return StepReport(step, num_rollouts, consumed, num_trained, spent, metrics, known)
+        news = [{"event": "noise", "step": step, "kind": k, "cause": c} for k, c in self._treatment.news.items()]
+        return StepReport(step, num_rollouts, consumed, num_trained, spent, metrics, known, tuple(news))
 
     def _check_tokens(self, group: Group) -> None:
         """Engines pad the vocabulary, so they may know ids that the model has not."""

@@ -6,16 +6,18 @@ token was trained) is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from learners.batching import token_lags
+from learners.noise import signal
 from learners.rewards import Centred, Treatment
 from swarm.config import LimitsSection
 from swarm.errors import DivergedError
+from swarm.scores import rewards
 from swarm.types import Finish, PolicyVersion
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def batch_metrics(centred: Sequence[Centred], now: PolicyVersion) -> dict[str, f
 
 def reward_metrics(centred: Sequence[Centred], treatment: Treatment) -> dict[str, float]:
     """The audit of the step's advantages: what correction and weights did to them; nothing where there are neither.
+    Where every verdict carries rates, also what the mean reward would be without its rewarders' errors.
 
     `noise_noop` is 1 where a correction changed no advantage: no verdict carries rates, or the advantage takes off what
     it added. A cosine of 1 with a change above 0 is a change of step size only.
@@ -50,9 +53,11 @@ def reward_metrics(centred: Sequence[Centred], treatment: Treatment) -> dict[str
     rollouts = [rollout for item in centred for rollout in item.group.rollouts]
     values = [value for item in centred for value in item.rewards]
     out: dict[str, float] = {}
+    if (mean := _debiased(centred, treatment.weights)) is not None:
+        out["learn/reward_debiased_mean"] = mean
     if treatment.audit is not None:
         verdicts = [v for rollout in rollouts for v in rollout.verdicts if v.value is not None]
-        js = [1.0 - v.rates.false_accept - v.rates.false_reject for v in verdicts if v.rates is not None]
+        js = [signal(v.rates) for v in verdicts if v.rates is not None]
         out |= {
             "learn/noise_change_mean": treatment.audit.change_mean,
             "learn/noise_change_max": treatment.audit.change_max,
@@ -70,6 +75,22 @@ def reward_metrics(centred: Sequence[Centred], treatment: Treatment) -> dict[str
             out["learn/reward_reweighed_mean"] = float(weights @ known / weights.sum())
             out["learn/reward_weight_max"] = float(weights.max())
     return out
+
+
+def _debiased(centred: Sequence[Centred], weights: Mapping[str, float]) -> float | None:
+    """Mean of the backward-corrected rewards, as given but for that; None where a verdict has no rates that tell."""
+    total, num = 0.0, 0
+    for item in centred:
+        known = rewards([r.verdicts for r in item.group.rollouts], weights)
+        for rollout, value in zip(item.group.rollouts, known, strict=True):
+            for v in rollout.verdicts if value is not None else ():
+                if v.value is None or v.rewarder not in weights:
+                    continue
+                if v.rates is None or signal(v.rates) <= 0.0:
+                    return None
+                total += weights[v.rewarder] * (v.value - v.rates.false_accept) / signal(v.rates)
+            num += value is not None
+    return total / num if num else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,24 @@ Both are affine in the verdict, so a group's z-score takes them off again wherev
 and one pair for all prompts changes nothing but the step size even without (appendix B.10 there). `cluster.check`
 refuses the first; the audit shows the second.
 
+What bounds a correction: c is at least `least_j`, so that no value is multiplied by more than 1 / least_j (10) however
+small 1 - p0 - p1 is; the whole gradient then by `learners.grad_clip`. A verdict whose rates leave nothing (1 - p0 - p1
+at or below 0) is left out like a failure: limited to least_j it would be multiplied too, the wrong way round.
+
 Corrected values lie outside [0, 1] and mean something on average only: whatever compares, votes, clips or filters reads
 the verdicts as they were given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.config import Positive
-from swarm.types import Group, Verdict
+from swarm.types import Group, Rates, Status, Verdict
 
 Floats = NDArray[np.float64]
 Correction = Callable[..., Floats]
@@ -51,8 +55,13 @@ def forward(values: Floats, p0: Floats, p1: Floats, *, scaled: bool = True, leas
     return found / np.maximum(1.0 - p0 - p1, least_j) if scaled else found
 
 
+def signal(rates: Rates) -> float:
+    """J = 1 - p0 - p1: what a verdict tells of the truth; nothing at 0, and less than nothing below."""
+    return 1.0 - rates.false_accept - rates.false_reject
+
+
 def corrected(group: Group, correction: Correction) -> Group:
-    """The group with the values of its verdicts corrected."""
+    """The group with the values of its verdicts corrected; those that tell nothing have none any more."""
     return group.with_verdicts([tuple(_corrected(v, correction) for v in r.verdicts) for r in group.rollouts])
 
 
@@ -60,6 +69,8 @@ def _corrected(verdict: Verdict, correction: Correction) -> Verdict:
     if verdict.value is None or verdict.rates is None:
         return verdict
     rates = verdict.rates
+    if signal(rates) <= 0.0:
+        return replace(verdict, status=Status.ABSTAINED, value=None, segments=(), cause="its rates leave no signal")
     value = correction(*(np.array([x]) for x in (verdict.value, rates.false_accept, rates.false_reject)))
     return replace(verdict, value=float(value[0]))
 
@@ -90,6 +101,35 @@ class Audit:
         cosine = float(a @ b) / norms if norms else float(same)
         mean = float(change.mean()) if len(change) else 0.0
         return cls(mean, float(change.max(initial=0.0)), cosine, float(np.abs(a).max(initial=0.0)))
+
+
+def findings(groups: Sequence[Group], labels: Collection[str], audit: Audit) -> dict[str, str]:
+    """What a reader of the journal should know of a step's correction, by kind: that it did nothing, or could not."""
+    verdicts = [
+        v for g in groups for r in g.rollouts for v in r.verdicts if v.value is not None and v.rewarder in labels
+    ]
+    rated = [(signal(v.rates), v) for v in verdicts if v.rates is not None]
+    found = {}
+    if verdicts and not rated:
+        found["no rates"] = (
+            "no verdict carries error rates, so none is corrected; rewarders.channels knows too little so far "
+            "(rewarders.channels.least observations of right and of wrong answers each)"
+        )
+    silent = [(j, v) for j, v in rated if j <= 0.0]
+    if silent:
+        j, worst = min(silent, key=lambda item: item[0])
+        assert worst.rates is not None
+        found["no signal"] = (
+            f"{len(silent)} of {len(verdicts)} verdicts tell nothing and are left out; the worst: {worst.rewarder}, "
+            f"stratum {worst.stratum!r}: false accepts {worst.rates.false_accept:.2f} + false rejects "
+            f"{worst.rates.false_reject:.2f}, so J = {j:.2f}; mend the rewarder, or leave it out for these questions"
+        )
+    if audit.is_noop and any(0.0 < j < 1.0 for j, _ in rated):
+        found["no effect"] = (
+            "verdicts carry error rates, but no advantage changed: learners.advantage takes off what the correction "
+            "does; leave it out, or use leave_one_out"
+        )
+    return found
 
 
 NOISES: dict[str, Correction] = {"none": none, "backward": backward, "forward": forward}

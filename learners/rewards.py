@@ -16,7 +16,7 @@ import numpy as np
 
 from learners import failures
 from learners.advantages import Floats, PerRollout, Scored, variance_within
-from learners.noise import Audit, Correction, corrected
+from learners.noise import Audit, Correction, corrected, findings
 from learners.truncation import Truncation, keep
 from swarm.scores import rewards
 from swarm.types import Finish, Group, Rollout, Segment
@@ -69,6 +69,10 @@ class Treatment:
     """How many were judged, by length."""
     audit: Audit | None = None
     """What the correction did in the last step; no part of the state."""
+    told: list[str] = field(default_factory=list)
+    """Kinds of findings about the correction that were told."""
+    news: dict[str, str] = field(default_factory=dict)
+    """Findings of the last step that were not told before, by kind; no part of the state."""
 
     def centre(self, groups: Sequence[Group]) -> list[Centred]:
         """Rewards and advantages of the groups of a step. Then what is remembered takes these in."""
@@ -83,6 +87,9 @@ class Treatment:
             seen = [self._rewards(group) for group in groups_]
             advantages = self._advantages(groups_, seen)
             self.audit = Audit.of([a for part in plain for a in part], [a for part in advantages for a in part])
+            found = findings(groups, self.weights, self.audit)
+            self.news = {kind: cause for kind, cause in found.items() if kind not in self.told}
+            self.told = [*self.told, *self.news]
         for group, values in zip(groups, given, strict=True):
             self._remember(group, [v for v in values if v is not None])
         self._remember_variance([values for values, _ in seen])
@@ -90,11 +97,12 @@ class Treatment:
 
     def state(self) -> dict[str, Any]:
         """JSON-able: what a resume needs."""
-        return {"baselines": self.baselines, "variance": self.variance, "judged": self.judged}
+        return {"baselines": self.baselines, "variance": self.variance, "judged": self.judged, "told": self.told}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What `state` gave."""
         self.baselines, self.variance, self.judged = state["baselines"], state["variance"], state["judged"]
+        self.told = state["told"]
 
     def weight(self, rollout: Rollout) -> float:
         """How many rollouts a judged one stands for."""

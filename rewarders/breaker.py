@@ -13,7 +13,9 @@ real groups and answers probes alone.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from rewarders.tallies import interval
 
@@ -84,6 +86,23 @@ class Breaker:
             self._resting -= 1
             if self._resting <= 0:
                 self.state = State.HALF_OPEN
+
+    def kept(self) -> dict[str, Any]:
+        """JSON-able: all that another process needs to go on from here."""
+        return {
+            "state": str(self.state),
+            "bad": sorted(self.bad),
+            "opened": self.opened,
+            "cause": self.cause,
+            "resting": self._resting,
+            "seen": {family: "".join(str(int(accepted)) for accepted in seen) for family, seen in self._seen.items()},
+        }
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """From what `kept` gave, in the place of what this one saw."""
+        self.state, self.bad = State(kept["state"]), set(kept["bad"])
+        self.opened, self.cause, self._resting = kept["opened"], kept["cause"], kept["resting"]
+        self._seen = {family: deque((c == "1" for c in seen), self._window) for family, seen in kept["seen"].items()}
 
     def _open(self) -> None:
         self.state, self._resting = State.OPEN, self._rest

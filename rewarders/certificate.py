@@ -157,23 +157,27 @@ def digest_of(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def problem_of(path: Path, versions: Mapping[str, str], make: str) -> str | None:
-    """Why a file is no certificate for rewarders of these versions, or None. `make` is the command that makes one."""
+def problem_of(path: Path, versions: Mapping[str, str], tasks: Any, make: str) -> str | None:
+    """Why a file is no certificate for rewarders of these versions on questions of these task sources (JSON, as the
+    certificate has it), or None. `make` is the command that makes one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         whole = found["digest"] == digest_of(found)
         theirs = {label: rewarder["version"] for label, rewarder in found["rewarders"].items()}
         bad = [f"{label}: {fault}" for label, r in found["rewarders"].items() for fault in r["faults"]]
-        passed = found["passed"]
+        passed, examined_on = found["passed"], found["tasks"]
     except FileNotFoundError:
         return f"{path}: no such certificate; make one with `{make}`"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{path}: not a certificate ({type(error).__name__}: {error}); make one with `{make}`"
     if not whole:
         return f"{path}: the certificate was changed after it was made; make a new one with `{make}`"
     if stale := [label for label in {*versions, *theirs} if versions.get(label) != theirs.get(label)]:
         names = ", ".join(sorted(stale))
         return f"{path}: stale: rewarder {names} is another one now (source, options or libraries); run `{make}`"
+    if examined_on != tasks:
+        return f"{path}: of other questions (those of {found.get('recipe')}, with other actors.tasks); run `{make}`"
     if not passed:
-        return f"{path}: refused: {'; '.join(bad) or 'no rewarder judges truth'}"
+        why = "; ".join(bad) or "no rewarder judges truth"
+        return f"{path}: refused: {why}; mend the rewarder or use another, then run `{make}`"
     return None

@@ -196,7 +196,8 @@ class Channels:
         self._heard: dict[tuple[str, str], Evidence] = {}
 
     def stamp(self, group: Group) -> Group:
-        """The group with stratum and rates on every verdict; then what it tells of its rewarders is taken in."""
+        """The group with stratum and rates on every verdict; then what it tells of its rewarders is taken in, unless it
+        is of an evaluation (a ticket below 0)."""
         strata = [stratum_of(self._section.stratify, group, rollout) for rollout in group.rollouts]
         known: dict[tuple[str, str, bool], Rates | None] = {}
         stamped = []
@@ -210,6 +211,8 @@ class Channels:
                 verdicts.append(replace(v, stratum=stratum, rates=known[key]))
             stamped.append(tuple(verdicts))
         out = group.with_verdicts(stamped)
+        if group.ticket < 0:
+            return out
         if self._stays < 1.0:
             self._own = {key: evidence.faded(self._stays) for key, evidence in self._own.items()}
         for rollout in out.rollouts:
@@ -256,7 +259,18 @@ class Channels:
         channel = self.channel(rewarder, stratum)
         if min(channel.false_accept.observations, channel.false_reject.observations) < self._section.least:
             return None
-        rule = channel.rates
+        return self._decided(channel.rates, rewarder, stratum, decided)
+
+    def of_values(self, rewarder: str, stratum: str, decided: float) -> Channel:
+        """Of the values, as `rates`: of as many observations as the rule's."""
+        rule = self.channel(rewarder, stratum)
+        if not decided:
+            return rule
+        rates = self._decided(rule.rates, rewarder, stratum, decided)
+        wrong, right = rule.false_accept.observations, rule.false_reject.observations
+        return Channel(Beta.of(rates.false_accept * wrong, wrong), Beta.of(rates.false_reject * right, right))
+
+    def _decided(self, rule: Rates, rewarder: str, stratum: str, decided: float) -> Rates:
         judge_key = f"{rewarder}/{APPEAL}"
         judge = self.channel(judge_key, stratum).rates if self._has(judge_key) else Rates(0.0, 0.0)
         return Rates(
@@ -268,9 +282,9 @@ class Channels:
         """What this worker saw itself. It goes into a checkpoint, and `pooled` with the others' to them."""
         return _plain(self._own)
 
-    def restore(self, state: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-        """What `state` gave."""
-        self._own = dict(evidence_of(state))
+    def inherit(self, state: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """Go on from the `state` of the process that was here before."""
+        self._own = dict(evidence_of(pooled([state, self.state()])))
 
     def hear(self, state: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """What all other workers saw, in the place of what was heard before: nothing is counted twice."""

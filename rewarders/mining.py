@@ -2,10 +2,15 @@
 
     response -> template -> frequent, highly paid, over many questions? -> its variants on wrong answers -> paid too?
                                                                                  no: an honest form      yes: quarantine
+                                                            its first words before anything else -> paid too? |
+                                                             quarantine of whatever begins with them :yes <---+
 
 `The answer is 5.` is frequent and paid as well once a policy is good; its variants (another number in it, the same text
 under another question) are not paid, and that spares it. What a quarantined form is worth depends on the response: one
 without the prompt's answer is worth 0; one that holds it may be right, and the rewarder cannot tell: it abstains.
+
+A form alone would not do: a policy that is paid for `It is 7`, and then no more, goes on to `It is it`, `It is iis`
+and so on, each of them paid for a while. Hence the search for the words that the reward is really for.
 """
 
 from __future__ import annotations
@@ -32,11 +37,19 @@ NEWEST = 48
 """Responses of a form that count: what was not paid long ago may be paid now."""
 WORD = re.compile(r"[^\W\d_]+")
 DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+OPENING = re.compile(r"[0-9]|[^\W\d_]+")
+LONGEST_OPENING = 4
+"""Words."""
+OPENINGS_PROMPTS = 3
+"""Questions under which an opening is tried, with four endings each."""
+ANYTHING = " *"
+"""Ends the template of an opening."""
 SHORT = 3
 """Letters of a word of the question that is too common to be a term of it."""
 
 Form = tuple[str, bool]
-"""A template, and whether the responses hold the answers of their prompts."""
+"""A template, and whether the responses hold the answers of their prompts. The form of an opening is its words and
+`*`, and False: whatever begins so, with an answer or without."""
 
 
 def form_of(text: str, prompt: Prompt) -> Form:
@@ -63,6 +76,16 @@ def _normal(text: str) -> str:
 
 def _place_of(answer: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.+\-\u2212]){re.escape(answer)}(?!\w|\.\d)")
+
+
+def opening_of(text: str) -> list[tuple[str, int]]:
+    """The first words of a text in lower case, before any number, and where each ends in the text (in NFKC)."""
+    found: list[tuple[str, int]] = []
+    for match in OPENING.finditer(unicodedata.normalize("NFKC", text[:LONGEST_TEXT])):
+        if match[0].isdigit() or len(found) == LONGEST_OPENING:
+            break
+        found.append((match[0].casefold(), match.end()))
+    return found
 
 
 @dataclass(slots=True)
@@ -96,6 +119,9 @@ class Miner:
         self._questions, self._limit = questions, limit
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
         self.quarantined: dict[Form, Quarantined] = {}
+        self._openings: dict[tuple[str, ...], Quarantined] = {}
+        self._to_try: deque[tuple[Form, Form]] = deque()
+        """Openings, shortest first, and the form in quarantine that each is of."""
 
     def saw(self, prompt: Prompt, text: str, value: float, accept: float = ACCEPT) -> None:
         """A response that was judged. Prompts without an answer teach nothing: no wrong variant can be made of them."""
@@ -113,19 +139,26 @@ class Miner:
 
     def suspect(self) -> Form | None:
         """The form that is next to be tried, if there is one."""
+        if self._to_try:
+            return self._to_try[0][0]
         for form, seen in self._seen.items():
             questions = len({prompt for prompt, paid in seen.newest if paid})
             often = seen.num >= max(self._questions, 2 * seen.tried_at) and questions >= self._questions
             paid = sum(paid for _, paid in seen.newest) >= 0.9 * len(seen.newest)
-            if often and paid and form not in self.quarantined:
+            if often and paid and form not in self.quarantined and not self._opens(seen):
                 seen.tried_at = seen.num
                 return form
         return None
 
     def variants(self, form: Form, rng: random.Random) -> list[Sentinel]:
         """Wrong responses of this form: under the question of another example, and with another answer in it."""
-        examples = list(self._seen[form].examples.values())
         family, found = f"mined {form[0]!r}", []
+        if self._to_try and form == self._to_try[0][0]:
+            found = self._endings(form, self._examples(self._to_try[0][1]), family, rng)
+            if not found:
+                self._to_try.popleft()
+            return found
+        examples = self._examples(form)
         for prompt, text in examples:
             others = [p for p, _ in examples if p.answer is not None and not holds_answer(text, p.answer)]
             others = [p for p in others if differs(str(p.answer), str(prompt.answer))]
@@ -133,24 +166,60 @@ class Miner:
                 found.append(Sentinel(rng.choice(others), text, False, family))
             if form[1] and others and prompt.answer is not None:
                 wrong = _wrong_for(prompt.answer, others, rng)
-                changed = _place_of(_normal(prompt.answer)).sub(lambda _, w=wrong: w, _normal(text))  # type: ignore[misc]
+                place = re.compile(_place_of(_normal(prompt.answer)).pattern, re.IGNORECASE)
+                plainly = " ".join(unicodedata.normalize("NFKC", text).split())  # in its own case: keys may need it
+                changed = place.sub(lambda _, w=wrong: w, plainly)  # type: ignore[misc]
                 found.append(Sentinel(prompt, changed, False, family))
+        return found
+
+    def _examples(self, form: Form) -> list[tuple[Prompt, str]]:
+        return list(self._seen[form].examples.values()) if form in self._seen else []
+
+    def _endings(
+        self, form: Form, examples: list[tuple[Prompt, str]], family: str, rng: random.Random
+    ) -> list[Sentinel]:
+        """An opening before wrong answers and before words that mean nothing."""
+        words, found = _words(form), []
+        for prompt, text in examples[:OPENINGS_PROMPTS]:
+            begins = opening_of(text)[: len(words)]
+            if tuple(word for word, _ in begins) != words:
+                continue
+            start = unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]]
+            others = [p for p, _ in examples if p.answer is not None and differs(str(p.answer), str(prompt.answer))]
+            wrong = [_wrong_for(str(prompt.answer), others, rng) for _ in range(2)] if others else []
+            endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(4 - len(set(wrong))))])
+            found += [Sentinel(prompt, f"{start} {ending}", False, family) for ending in endings]
         return found
 
     def tried(self, form: Form, accepted: int, num: int) -> Quarantined | None:
         """The outcome of a form's variants; what was quarantined by it. Three of three are enough at 0.2, two not: one
-        may be an answer that is right in other words."""
+        may be an answer that is right in other words. Of an opening nearly all must be (10 of 12): it says more."""
         low = interval(accepted, num)[0] if num else 0.0
+        if self._to_try and form == self._to_try[0][0]:
+            return self._tried_opening(accepted, num, low)
         if low <= self._limit:
             return None
         cause = f"{accepted} of {num} variants of this form on wrong answers were accepted too"
-        return self.quarantine(form, cause, next(iter(self._seen[form].examples.values()))[1])
+        example = next(iter(self._seen[form].examples.values()))[1]
+        words = [word for word, _ in opening_of(example)]
+        self._to_try.extend(((" ".join(words[: i + 1]) + ANYTHING, False), form) for i in range(len(words)))
+        return self.quarantine(form, cause, example)
+
+    def _tried_opening(self, accepted: int, num: int, low: float) -> Quarantined | None:
+        form, origin = self._to_try.popleft()
+        if low <= 0.5:
+            return None
+        self._to_try = deque(pair for pair in self._to_try if pair[1] != origin)  # longer ones say less
+        cause = f"{accepted} of {num} wrong responses that begin so were accepted, whatever followed"
+        return self.quarantine(form, cause, self._examples(origin)[0][1])
 
     def quarantine(self, form: Form, cause: str, example: str) -> Quarantined | None:
         """Pay this form no more; None where it is so already."""
         if form in self.quarantined:
             return None
         found = self.quarantined[form] = Quarantined(*form, cause, example)
+        if form[0].endswith(ANYTHING):
+            self._openings[_words(form)] = found
         return found
 
     def settled(self, prompt: Prompt, texts: Iterable[str], verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -161,12 +230,35 @@ class Miner:
 
     def _settled(self, prompt: Prompt, text: str, verdict: Verdict) -> Verdict:
         form = form_of(text, prompt)
-        if form not in self.quarantined:
+        found = self.quarantined.get(form) or self._opening(text)
+        if found is None:
             return verdict
-        cause = f"its form is in quarantine: {self.quarantined[form].cause}"
+        cause = f"its form is in quarantine: {found.cause}"
         if form[1]:
             return unscored(verdict.rewarder, Status.ABSTAINED, cause, verdict.seconds)
         return scored(verdict.rewarder, 0.0, verdict.seconds, cause)
+
+    def _opening(self, text: str) -> Quarantined | None:
+        """The quarantined opening of a text, if it has one."""
+        if not self._openings:
+            return None
+        words = tuple(word for word, _ in opening_of(text))
+        return next((self._openings[words[:i]] for i in range(1, len(words) + 1) if words[:i] in self._openings), None)
+
+    def _opens(self, seen: Seen) -> bool:
+        """Whether a form's responses are in quarantine already by how they begin."""
+        return any(self._opening(text) for _, text in seen.examples.values())
+
+
+def _words(form: Form) -> tuple[str, ...]:
+    return tuple(form[0].removesuffix(ANYTHING).split())
+
+
+def _gibberish(rng: random.Random) -> str:
+    """One to three words that mean nothing."""
+    sounds = ("bdfgklmnprstvz", "aeiou") * 3
+    words = ("".join(rng.choice(letters) for letters in sounds) for _ in range(rng.randint(1, 3)))
+    return " ".join(words)
 
 
 def _wrong_for(answer: str, others: list[Prompt], rng: random.Random) -> str:

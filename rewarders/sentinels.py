@@ -8,19 +8,23 @@
 A probe is a group like the one that came by: its fields, its number of rollouts, token ids of its rollouts; the prompt
 is an earlier one, and the texts are sentinels. A rewarder cannot tell it from a real one, unless it decodes token ids
 itself. Beside the steady rate there are probes until every family was tried once, where a first wrong response was
-accepted, while a breaker is half open, and to try the forms that `mining` suspects.
+accepted, while a breaker is half open, and, one right after another, to try the forms that `mining` suspects.
+
+Reward workers share what they found (`state`, `pooled`, `hear`): a form that one put in quarantine no other pays. A
+process that takes a worker's place goes on with its counts and its breaker, which is each worker's own (`inherit`).
+What a miner has seen of forms that it did not try yet is not kept.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rewarders.breaker import Breaker, State
 from rewarders.mining import Form, Miner, Quarantined, form_of
-from rewarders.suites import Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
+from rewarders.suites import ORDINARY, Sentinel, as_group, is_askable, sentinels, suites_for, wording_for
 from rewarders.tallies import ACCEPT, Tallies, as_figures
 from rewarders.verdicts import for_all, unscored
 from swarm.config import Spec
@@ -31,6 +35,11 @@ KEPT_PROMPTS = 64
 """Prompts that came by, kept for probes."""
 REPORT_EVERY = 10
 """Probes between two reports of the figures."""
+
+
+Known = Mapping[str, Any]
+"""What was found of a rewarder, as JSON: `families` (`Tallies.plain`), the forms in `quarantine`; of a single worker
+also its `breaker`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +54,26 @@ class Probe:
 
 class Watch:
     """Of one rewarder in one worker. `rate`: probes per real group; `limit`: false-accept rate that no family may
-    surely exceed."""
+    surely exceed; `channels`: whether error rates are wanted, which come from ordinary wrong answers alone."""
 
-    def __init__(self, spec: Spec, rewarder: Rewarder, *, rate: float, limit: float = 0.2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        rewarder: Rewarder,
+        *,
+        rate: float,
+        limit: float = 0.2,
+        channels: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.tallies = Tallies()
+        """Of this worker's own probes."""
+        self._heard = Tallies()
         self.breaker = Breaker(limit=limit)
         self.miner = Miner(limit=limit)
         self.events: list[dict[str, Any]] = []
         """What happened, in order: `event` is `breaker` or `quarantine`."""
-        self._name, self._rate = rewarder.name, rate
+        self._name, self._rate, self._channels = rewarder.name, rate, channels
         self._accept = float(getattr(rewarder, "accept", ACCEPT))
         self._suites, self._wording = suites_for(spec), wording_for(spec)
         self._rng = random.Random(f"{rewarder.name}/{seed}")
@@ -99,6 +119,13 @@ class Watch:
         self._under_way = True
         return Probe(tuple(items), as_group(items, like=group), form)
 
+    def suspects(self) -> bool:
+        """Whether a mined form is being tried, or is to be tried next."""
+        if self._variants is None and (form := self.miner.suspect()):
+            variants = self.miner.variants(form, self._rng)
+            self._variants = (form, variants) if variants else None
+        return self._variants is not None
+
     def saw(self, probe: Probe, verdicts: Sequence[Verdict]) -> None:
         """What the rewarder says of a probe."""
         self._under_way = False
@@ -122,12 +149,36 @@ class Watch:
             found.append({"event": "sentinels", "rewarder": name} | self.report())
         return found
 
-    def report(self) -> dict[str, Any]:
-        """JSON-able: counts for channels, figures by family, the breaker and what is in quarantine."""
-        breaker = self.breaker
+    def state(self) -> Known:
+        """What this worker found itself, and all forms in quarantine that it knows of."""
         return {
-            "channels": self.tallies.channels(),
-            "families": [as_figures(name, tally) for name, tally in self.tallies.families().items()],
+            "families": self.tallies.plain(),
+            "quarantine": [asdict(found) for found in self.miner.quarantined.values()],
+            "breaker": self.breaker.kept(),
+        }
+
+    def hear(self, known: Known) -> None:
+        """What all others found, in the place of what was heard before: nothing is counted twice."""
+        self._heard = Tallies.of(known["families"])
+        self._take(known)
+
+    def inherit(self, known: Known) -> None:
+        """Go on from the `state` of the process that was here before."""
+        self.tallies = Tallies.of(known["families"]).plus(self.tallies)
+        self.breaker.go_on(known["breaker"])
+        self._take(known)
+
+    def _take(self, known: Known) -> None:
+        for found in known["quarantine"]:
+            self.miner.quarantine((found["template"], found["holds_answer"]), found["cause"], found["example"])
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: counts for channels, figures by family, the breaker and what is in quarantine; of all workers as
+        far as heard, the breaker excepted."""
+        breaker, tallies = self.breaker, self.tallies.plus(self._heard)
+        return {
+            "channels": tallies.channels(),
+            "families": [as_figures(name, tally) for name, tally in tallies.families().items()],
             "breaker": {"state": str(breaker.state), "opened": breaker.opened, "cause": breaker.cause},
             "quarantine": [asdict(found) for found in self.miner.quarantined.values()],
         }
@@ -135,11 +186,7 @@ class Watch:
     def _is_due(self) -> bool:
         if not self._prompts or self.breaker.state is State.OPEN:
             return False
-        if self._variants is None and (form := self.miner.suspect()):
-            self._variants = (form, self.miner.variants(form, self._rng))
-            if not self._variants[1]:
-                self._variants = None
-        busy = self._fresh or self.breaker.suspects() or self._variants is not None
+        busy = self.suspects() or self._fresh or self.breaker.suspects()
         return bool(busy) or self._rng.random() < self._rate
 
     def _keep(self, prompt: Prompt) -> None:
@@ -159,7 +206,8 @@ class Watch:
         return form, now
 
     def _chosen(self, prompt: Prompt, num: int) -> list[Sentinel]:
-        """Suspects first, then the families tried least; a quarter of them right."""
+        """Suspects first, then the families tried least; a quarter of them right, and for channels a quarter ordinary
+        and wrong, which else would be one in ten."""
         others = [other for other in self._prompts.values() if other.id != prompt.id]
         found = sentinels(prompt, others, self._suites, self._wording, self._rng)
         self._rng.shuffle(found)
@@ -167,6 +215,9 @@ class Watch:
         found.sort(key=lambda item: (item.family not in suspects, self._tried.get(item.family, 0)))
         right = [item for item in found if item.right][: max(1, num // 4)]
         wrong = [item for item in found if not item.right]
+        if self._channels:
+            ordinary = [item for item in wrong if item.family in ORDINARY][: max(1, num // 4)]
+            wrong = [*ordinary, *(item for item in wrong if item not in ordinary)]
         chosen = [*right, *wrong][:num] if num > 1 else found[:num]
         for item in chosen:
             self._tried[item.family] = self._tried.get(item.family, 0) + 1
@@ -184,8 +235,11 @@ class Watch:
             return
         if accepted and item.pattern:
             self._patterns.setdefault(item.family, {})[form_of(item.text, item.prompt)] = item.text
+        was = self.breaker.state
         if self.breaker.saw(item.family, accepted):
             self.events.append({"event": "breaker", "cause": self.breaker.cause})
+        elif was is State.HALF_OPEN and self.breaker.state is State.CLOSED:
+            self.events.append({"event": "breaker_closed"})
         if item.family in self.breaker.bad:
             for form, text in self._patterns.pop(item.family, {}).items():
                 self._tell_quarantine(self.miner.quarantine(form, self.breaker.cause, text))
@@ -193,3 +247,14 @@ class Watch:
     def _tell_quarantine(self, found: Quarantined | None) -> None:
         if found:
             self.events.append({"event": "quarantine"} | asdict(found))
+
+
+def pooled(states: Sequence[Mapping[str, Known]]) -> dict[str, Known]:
+    """By rewarder, what several workers found: sums of counts, and every form in quarantine once."""
+    total: dict[str, Known] = {}
+    for name, known in (pair for state in states for pair in state.items()):
+        before = total.get(name, {"families": {}, "quarantine": []})
+        forms = {(q["template"], q["holds_answer"]): q for part in (before, known) for q in part["quarantine"]}
+        tallies = Tallies.of(before["families"]).plus(Tallies.of(known["families"]))
+        total[name] = {"families": tallies.plain(), "quarantine": list(forms.values())}
+    return total

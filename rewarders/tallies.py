@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rewarders.suites import ORDINARY, Sentinel
@@ -46,6 +46,25 @@ class Tallies:
             return
         tally.num += 1
         tally.wrongly += (value > accept) != item.right
+
+    def plus(self, other: Tallies) -> Tallies:
+        """The items of both."""
+        total = Tallies()
+        for part in (self, other):
+            for stratum, families in part.strata.items():
+                into = total.strata.setdefault(stratum, {})
+                for family, tally in families.items():
+                    _into(into.setdefault(family, Tally(tally.right)), tally)
+        return total
+
+    def plain(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """JSON-able."""
+        return {stratum: {f: asdict(tally) for f, tally in found.items()} for stratum, found in self.strata.items()}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Tallies:
+        """What `plain` gave."""
+        return cls({stratum: {f: Tally(**tally) for f, tally in found.items()} for stratum, found in plain.items()})
 
     def families(self) -> dict[str, Tally]:
         """Over all strata."""

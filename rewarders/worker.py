@@ -24,6 +24,10 @@ from swarm.roles import Rewarder, Usage
 from swarm.scores import rewards
 from swarm.types import Group, Status, Verdict
 
+Evidence = Mapping[str, Any]
+"""Of one worker or several, as JSON: `channels` (`rewarders.channels`), and `watches` by rewarder
+(`rewarders.sentinels`); of one worker also whether it has `heard` of others."""
+
 FAILURES = (Status.TIMEOUT, Status.ERROR)
 ADVICE = {
     Status.ABSTAINED: "give its prompts what it needs, or leave it out for this task source",
@@ -66,11 +70,12 @@ class RewardWorker:
         self._backlogs: list[Backlog] = []
         self._pave({section.name: section for section in sections})
         self._watches = [
-            Watch(spec, rewarder, rate=sentinels, limit=breaker)
+            Watch(spec, rewarder, rate=sentinels, limit=breaker, channels=channels is not None)
             if sentinels and getattr(rewarder, "about_truth", True)
             else None
             for spec, rewarder in zip(use, self._rewarders, strict=True)
         ]
+        self._has_heard = False
         self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
@@ -118,10 +123,32 @@ class RewardWorker:
         that the store had."""
         return {name: dict(counter) for name, counter in self._counts.items()}
 
+    def evidence(self) -> Evidence:
+        """What this worker found of its rewarders' errors itself, since its place was first taken."""
+        return {
+            "heard": self._has_heard,
+            "channels": self.channels.state() if self.channels else {},
+            "watches": {name: watch.state() for name, watch in self._watched_by_name().items()},
+        }
+
+    def hear(self, others: Evidence, before: Evidence | None) -> None:
+        """What all other workers found, pooled; and the evidence of the process in whose place this one is, if there
+        was one: the first time that it hears, it goes on from there."""
+        before = None if self._has_heard else before
+        self._has_heard = True
+        if self.channels:
+            self.channels.hear(others["channels"])
+            if before:
+                self.channels.inherit(before["channels"])
+        for name, watch in self._watched_by_name().items():
+            if name in others["watches"]:
+                watch.hear(others["watches"][name])
+            if before and name in before["watches"]:
+                watch.inherit(before["watches"][name])
+
     def notices(self) -> list[dict[str, Any]]:
         """What happened to the watched rewarders since the last call, as events; where something did, with figures."""
-        watches = {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
-        return [notice for name, watch in watches.items() for notice in watch.notices(name)]
+        return [notice for name, watch in self._watched_by_name().items() for notice in watch.notices(name)]
 
     def usage(self) -> Usage:
         """Busy while any group is being scored. CPU is this process's since the worker was made, and its children's."""
@@ -139,6 +166,9 @@ class RewardWorker:
             backlog.close()
         for rewarder in self._rewarders:
             rewarder.close()
+
+    def _watched_by_name(self) -> dict[str, Watch]:
+        return {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
 
     def _pave(self, sections: Mapping[str, JudgeSection]) -> None:
         """The ways to the rewarders: store innermost, then stand-in, then backlog."""
@@ -163,17 +193,20 @@ class RewardWorker:
         if verdicts is None:
             verdicts = watch.settled(group, await self._ask(which, group))
         if probe := watch.probe(group):
-            task = asyncio.create_task(self._judge(which, watch, probe))
+            task = asyncio.create_task(self._judge(which, watch, group, probe))
             self._probes.add(task)
             task.add_done_callback(self._probes.discard)
         return verdicts
 
-    async def _judge(self, which: int, watch: Watch, probe: Probe) -> None:
-        verdicts = await ask(self._rewarders[which], probe.group, self._timeout_s)
-        watch.saw(probe, verdicts)
-        if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
-            truths = [item.right if item.family in ORDINARY else None for item in probe.items]
-            self.channels.learn(probe.group, verdicts, truths)
+    async def _judge(self, which: int, watch: Watch, group: Group, probe: Probe | None) -> None:
+        """A probe, and at once all that a suspicion asks for: while a key is paid it gets more frequent by the step."""
+        while probe is not None:
+            verdicts = await ask(self._rewarders[which], probe.group, self._timeout_s)
+            watch.saw(probe, verdicts)
+            if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
+                truths = [item.right if item.family in ORDINARY else None for item in probe.items]
+                self.channels.learn(probe.group, verdicts, truths)
+            probe = watch.probe(group) if watch.suspects() else None
 
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         rewarder = self._rewarders[which]

@@ -18,8 +18,9 @@ boundary they crossed, and leaves errors of this tree alone. All of them survive
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 class SwarmError(Exception):
@@ -56,6 +57,9 @@ class StarvedError(SwarmError, RuntimeError):
 
 class StageFailure(SwarmError, RuntimeError):
     """One group was not made. The only class that the loop catches."""
+
+    notices: tuple[Mapping[str, Any], ...] = ()
+    """Events of the worker that raised it, for the journal, as in `GroupFacts`."""
 
 
 class ActorError(StageFailure):

@@ -21,7 +21,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,12 +158,13 @@ class Journal:
         """Something that happened, by kind."""
         self._write("events", kind, {"event": kind, **facts})
 
-    def notice(self, facts: Mapping[str, Any]) -> None:
-        """An event of a worker, which names itself. What a rewarder does not pay any more also goes into a file."""
-        self._write("events", str(facts["event"]), facts)
-        if facts["event"] == "quarantine":
-            with (self.folder.root / "quarantine.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(facts)) + "\n")
+    def notices(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Events of a worker, which name themselves. What a rewarder does not pay any more also goes into a file."""
+        for facts in events:
+            self._write("events", str(facts["event"]), facts)
+            if facts["event"] == "quarantine":
+                with (self.folder.root / "quarantine.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dict(facts)) + "\n")
 
     def close(self) -> None:
         for file in self._files.values():

@@ -133,6 +133,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         if report is None:
             break
         node.step = number
+        node.journal.notices(report.notices)
         node.stream.learned(report.prompts)
         node.ledger.trained(node.lineage, node.step, batch, node.stream.state())
         with node.shares.spend("sync"):
@@ -187,6 +188,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
             try:
                 handle = await node.crew.score(await node.crew.generate(draw.prompt, ticket, attempt, num=draw.num))
             except StageFailure as failure:
+                node.journal.notices(failure.notices)
                 hopeless = isinstance(failure, PromptRefused) or tries >= MAX_ATTEMPTS
                 (node.ledger.dropped if hopeless else node.ledger.failed)(ticket, attempt, str(failure))
                 _count(node, ticket, draw.prompt, failure, hopeless)
@@ -195,8 +197,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
             else:
                 facts, node.failures_in_a_row = handle.facts, 0
                 node.judged.update(facts.judged)
-                for notice in facts.notices:
-                    node.journal.notice(notice)
+                node.journal.notices(facts.notices)
                 if not await node.resampling.sets_aside(facts):
                     node.ledger.pooled(ticket, attempt, facts.mean_length)
                     return handle

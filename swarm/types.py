@@ -313,3 +313,5 @@ class StepReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     prompts: tuple[PromptStats, ...] = ()
     """One per group of the batch, in order."""
+    notices: tuple[Mapping[str, Any], ...] = ()
+    """Events for the journal, each of a kind once in a run."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cluster import bench, bench_child, bench_report, cli
+from cluster import bench, bench_child, bench_headlines, bench_report, cli
 from cluster.bench import Bench, Figure, carry_out
 from cluster.benches import BENCHES
 from cluster.statistics import median_interval
@@ -168,6 +168,24 @@ def test_a_cell_apart_runs_in_a_process_of_its_own_and_its_chatter_is_kept_out()
 
 def test_the_report_is_what_the_committed_results_give():
     assert (ROOT / bench_report.REPORT).read_text() == bench_report.report(ROOT / bench.RESULTS)
+
+
+def test_so_is_the_readmes_table_of_rewards():
+    text = (ROOT / bench_headlines.README).read_text()
+    assert text == bench_headlines.written(text, ROOT / bench.RESULTS)
+
+
+def test_every_bench_of_rewards_is_in_that_table(tmp_path):
+    rows = bench_headlines.headlines(tmp_path).splitlines()[2:]
+    shown = {name for name, _, _ in bench_headlines.HEADLINES}
+    assert rows == [
+        f"| not run yet | | | | | | {name} |" for name in dict.fromkeys(n for n, _, _ in bench_headlines.HEADLINES)
+    ]
+    assert {name for name in BENCHES if name.startswith("reward/")} - shown == {
+        "reward/shaping",
+        "reward/step-size",
+        "reward/group-flips",
+    }
 
 
 def test_the_report_names_misses_and_what_could_not_be_measured(tmp_path):

@@ -65,11 +65,20 @@ def test_settings_are_written_as_toml() -> None:
 
 @pytest.mark.parametrize("arm", training.ARMS)
 def test_every_arm_of_the_training_bench_is_a_recipe(arm) -> None:
-    settings = training.settings_of(arm, 1)
+    settings = training.settings_of("tiny", arm, 1)
     config = check(RECIPES / "tiny.toml", [f"{key}={toml(value)}" for key, value in settings.items()])
     assert config.rewarders.use[0].options["of"] == training.SCORER
     assert [spec.name for spec in config.eval.use] == ["reasoning_gym"]
-    assert config.learners.steps == (200 if arm.startswith("flips") else 40)
+    assert config.learners.steps == (200 if arm.startswith("flips") else 100 if arm.endswith("longer") else 40)
+
+
+@pytest.mark.parametrize("arm", training.SMOLLM2_ARMS)
+def test_every_arm_on_smollm2_is_a_recipe(arm) -> None:
+    settings = training.settings_of("smollm2", arm, 0)
+    config = check(RECIPES / "cpu.toml", [f"{key}={toml(value)}" for key, value in settings.items()])
+    assert config.rewarders.use[0].options["of"] == training.SMOLLM2_SCORER
+    assert [spec.options["family"] for spec in config.actors.tasks] == ["basic_arithmetic", "products"]
+    assert (config.learners.noise.name == "none") == (arm != "strata, backward")
 
 
 def test_paid_for_nothing_is_read_from_the_last_rollouts(tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_training_is_weighed_against_clean_training_of_the_same_seed() -> None:
     ends = {"clean": 0.8, "strata, none": 0.2, "strata, backward": 0.78, "key, open": 0.1, "key, guarded": 0.77}
     results = [
         Result(
-            {"arm": arm, "seed": seed},
+            {"model": "tiny", "arm": arm, "seed": seed},
             {
                 "curve": [{"accuracy": ends.get(arm, 0.5)}],
                 "fooled": 0.9 if arm == "key, open" else 0.0,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.certify import require
+from cluster.certify import _made, require
 from cluster.check import check
 from cluster.cli import group
+from swarm.config import JudgeSection
 from swarm.errors import ConfigError
 
 RECIPE = """
@@ -30,6 +33,8 @@ rng = random.Random(0)
 def coin(completions, **columns):
     return [float(rng.random() < 0.5) for _ in completions]
 """
+
+FAIR = "    return [float(text == right) for text, right in zip(completions, answer)]\n"
 
 
 @pytest.fixture
@@ -84,3 +89,68 @@ def test_where_nobody_judges_truth_nothing_is_certified(recipe) -> None:
 def test_a_recipe_that_asks_for_none_needs_none(recipe) -> None:
     recipe.write_text(RECIPE.format(use='"exact"').replace("require_certificate = true", ""))
     assert require(recipe, check(recipe)) is None
+
+
+def test_a_certificate_of_other_questions_is_refused_and_the_mend_is_the_whole_command(recipe) -> None:
+    recipe.write_text(RECIPE.format(use='{ name = "exact", extract = "number" }'))
+    assert swarm("certify", recipe, "--items", 20).exit_code == 0
+    settings = ["actors.tasks=[{name='reasoning_gym', family='gcd'}]"]
+    with pytest.raises(ConfigError, match="of other questions") as caught:
+        require(recipe, check(recipe, settings), settings)
+    command = str(caught.value).partition("`")[2].rstrip("`")
+    done = swarm(*shlex.split(command)[1:], "--items", 20)
+    assert done.exit_code == 0, done.output
+    assert require(recipe, check(recipe, settings), settings)
+
+
+def test_it_is_written_to_where_the_recipe_looks_for_it(recipe) -> None:
+    text = RECIPE.format(use='{ name = "exact", extract = "number" }')
+    recipe.write_text(text.replace("require_certificate", 'certificate = "there/exact.json"\nrequire_certificate'))
+    done = swarm("certify", recipe, "--items", 20)
+    assert done.exit_code == 2
+    assert "make its folder, or give another file with --out" in done.output
+    Path("there").mkdir()
+    assert swarm("certify", recipe, "--items", 20).exit_code == 0
+    assert require(recipe, check(recipe)) == Path("there/exact.json")
+
+
+def test_a_resume_asks_again(recipe) -> None:
+    use = '{ name = "function", path = "certify_rewards:fair", about_truth = true }'
+    Path("certify_rewards.py").write_text("def fair(completions, answer, **rest):\n" + FAIR)
+    recipe.write_text(RECIPE.format(use=use))
+    assert swarm("certify", recipe, "--items", 20).exit_code == 0
+    run = recipe.with_name("run")
+    run.mkdir()
+    (run / "config.toml").write_text(check(recipe).to_toml())
+    shutil.copy(recipe.with_name("mine.certificate.json"), run / "certificate.json")
+    assert require(run / "config.toml", check(run / "config.toml"), path=run / "certificate.json")
+    Path("certify_rewards.py").write_text(
+        "def fair(completions, answer, **rest):\n    # paid more\n" + FAIR + "\n\nx = 1\n"
+    )
+    done = swarm("resume", run)
+    assert done.exit_code == 2
+    assert "stale: rewarder function is another one now" in done.output
+    assert f"--out {run / 'certificate.json'}" in done.output
+
+
+def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monkeypatch) -> None:
+    judges = "".join(f'[[rewarders.judges]]\nname = "{name}"\nmodel = "tiny"\n' for name in ("one", "two", "three"))
+    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "one" }') + judges)
+    made: list[str] = []
+    closed: list[str] = []
+
+    class Served:
+        def __init__(self, section: JudgeSection, folder: Path) -> None:
+            if section.name == "three":
+                raise ConnectionError("no room for it")
+            self.name = section.name
+            made.append(section.name)
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    monkeypatch.setattr("cluster.certify.resolve", Path)
+    with pytest.raises(ConnectionError, match="no room for it"), _made(check(recipe), Served):
+        pass
+    assert made == ["one", "two"]
+    assert closed == ["two", "one"]

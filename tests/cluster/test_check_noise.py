@@ -38,14 +38,22 @@ def settings(**given: str) -> list[str]:
     [
         {"noise": "backward", "advantage": "leave_one_out"},
         {"noise": "backward", "advantage": "mean_only"},
-        {"noise": "backward", "advantage": "running_std"},
-        {"noise": "backward", "advantage": "batch_std"},
         {"noise": "forward", "advantage": "no_baseline"},
         {"on_failure": "ipw"},
     ],
 )
 def test_what_does_something_is_taken(tmp_path: Path, given: dict[str, str]) -> None:
     check(recipe(tmp_path), settings(**given))
+
+
+@pytest.mark.parametrize("advantage", ["running_std", "batch_std"])
+def test_a_scale_takes_one_pair_of_rates_off_again_and_leaves_what_strata_do(tmp_path: Path, advantage: str) -> None:
+    given = settings(noise="backward", advantage=advantage)
+    check(recipe(tmp_path, CHANNELS + 'stratify = ["format"]\n'), given)
+    check(recipe(tmp_path), [*given, 'learners.truncation="soft_overlong"'])
+    check(recipe(tmp_path), [*given, 'rewarders.use=["exact", "numeric"]'])
+    with pytest.raises(ConfigError, match="one rewarder without strata has one pair of rates"):
+        check(recipe(tmp_path), given)
 
 
 @pytest.mark.parametrize(

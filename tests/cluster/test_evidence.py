@@ -1,47 +1,73 @@
-"""What reward workers saw reaches one another and the next process, each observation once."""
+"""What reward workers found reaches one another and the next process, each observation once."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.evidence import Evidence
-from rewarders.channels import State
+from cluster.evidence import FILE, Evidence, found_in
+from rewarders.channels import pooled
 
 
-def saw(num: float) -> State:
+def counts(num: float) -> dict[str, Any]:
     return {"exact": {"": {"wrong": num, "accepted_wrong": num / 2}}} if num else {}
 
 
-def num(state: State) -> float:
-    return state.get("exact", {}).get("", {}).get("wrong", 0.0)
+def found(num: float, heard: bool = True) -> dict[str, Any]:
+    return {"heard": heard, "channels": counts(num), "watches": {}}
+
+
+def num(part: Any) -> float:
+    return part["channels"].get("exact", {}).get("", {}).get("wrong", 0.0) if part else 0.0
+
+
+class Worker:
+    """As a reward worker: its own observations, and those of its predecessor from the first hearing on."""
+
+    def __init__(self) -> None:
+        self.own, self.heard = 0.0, False
+
+    def hear(self, before: Any) -> None:
+        self.own += 0.0 if self.heard else num(before)
+        self.heard = True
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans(), st.integers(0, 5)), max_size=12))
 def test_every_observation_counts_once_whoever_dies(moves: list[tuple[str, bool, int]]) -> None:
     evidence, all_seen = Evidence(), 0
-    own = {"a": (0, 0), "b": (0, 0)}  # process, observations
+    workers = {"a": Worker(), "b": Worker()}
     for name, dies, more in moves:
-        process, before = own[name]
-        own[name] = (process + 1, more) if dies else (process, before + more)
+        if dies:
+            workers[name] = Worker()
+        workers[name].own += more
         all_seen += more
-        evidence.saw(name, str(own[name][0]), saw(own[name][1]))
-        assert num(evidence.total) == all_seen
-        others = num(evidence.of_others(name))
-        assert others == all_seen - own[name][1]
+        evidence.saw(name, found(workers[name].own, workers[name].heard))
+        workers[name].hear(evidence.before(name))
+        evidence.saw(name, found(workers[name].own, workers[name].heard))
+        assert sum(num(evidence.before(place)) for place in "ab") == all_seen
+        assert num(evidence.others(name)) == all_seen - workers[name].own
 
 
-def test_the_next_process_goes_on_with_it_and_a_live_one_keeps_its_own(tmp_path: Path) -> None:
+def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "step_000003" / "learner"
+    folder.mkdir(parents=True)
     evidence = Evidence()
-    evidence.save(tmp_path)
-    assert not list(tmp_path.iterdir())
-    evidence.saw("rewarder-0", "first", saw(4))
-    evidence.save(tmp_path)
+    evidence.save(folder)
+    assert not list(folder.iterdir())
+    assert found_in(tmp_path) == {"channels": {}, "watches": {}}
+    evidence.saw("rewarder-0", found(4))
+    evidence.saw("rewarder-1", found(2))
+    evidence.save(folder)
+    assert found_in(tmp_path)["channels"] == pooled([counts(6)])
     after = Evidence()
-    after.recall(tmp_path)
-    after.saw("rewarder-0", "second", saw(1))
-    assert (num(after.total), num(after.of_others("rewarder-0"))) == (5, 4)
-    after.recall(tmp_path)  # a learner died, and went back to the checkpoint
-    assert num(after.total) == 5
+    after.recall(folder)
+    after.saw("rewarder-0", found(0, heard=False))
+    assert (num(after.before("rewarder-0")), num(after.others("rewarder-0"))) == (4, 2)
+    after.saw("rewarder-0", found(5))
+    (folder / FILE).write_text(json.dumps({}))
+    after.recall(folder)  # a learner died, and went back to the checkpoint
+    assert num(after.before("rewarder-0")) == 5

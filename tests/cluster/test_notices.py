@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from cluster.workers import RewarderWorker, parcel
 from rewarders.registry import REWARDERS
 from swarm.config import parse
-from swarm.types import Finish, Group, Prompt, Rollout, Span
+from swarm.errors import RewarderError
+from swarm.types import Finish, Group, Prompt, Rollout, Span, Verdict
 from tests.rewarders.weak import Weak, key_of, sums
 
 
@@ -37,13 +40,45 @@ def test_what_a_watch_finds_travels_with_the_facts_of_the_next_group(monkeypatch
             batch, facts = parcel(group_of(prompt, ticket), {})
             try:
                 _, scored = await worker.score(batch, facts)
-            except RuntimeError:  # the breaker is open
-                continue
-            events += [str(notice["event"]) for notice in scored.notices]
+            except RewarderError as error:  # the breaker is open
+                notices = error.notices
+            else:
+                notices = scored.notices
+            events += [str(notice["event"]) for notice in notices]
             await asyncio.sleep(0)
         await worker.close()
         return events
 
     first, second, *figures = asyncio.run(go())
     assert (first, second) == ("breaker", "quarantine")
-    assert set(figures) == {"sentinels"}
+    assert set(figures) == {"sentinels", "breaker_closed"}
+
+
+def test_it_also_travels_with_a_group_that_nobody_could_judge(monkeypatch) -> None:
+    """While the breaker of the only rewarder is open there is no other."""
+
+    class Down(Weak):
+        async def judge(self, group: Group) -> list[Verdict]:
+            raise ConnectionError("down")
+
+    monkeypatch.setitem(REWARDERS, "weak", Down)
+    recipe = {
+        "model": {"path": "tiny"},
+        "actors": {"tasks": ["none"]},
+        "rewarders": {"use": ["weak"]},
+        "learners": {"steps": 1},
+    }
+
+    async def go() -> tuple[str, ...]:
+        worker = RewarderWorker(parse(recipe, "test"))
+        worker._worker._watches[0].events.append({"event": "breaker", "cause": "it is bad"})
+        told = []
+        for ticket in (-1, 0, 1):
+            with pytest.raises(RewarderError) as caught:
+                await worker.score(*parcel(group_of(sums(1)[0], ticket), {}))
+            crossed = pickle.loads(pickle.dumps(caught.value))
+            told += [f"{ticket}: {notice['event']}" for notice in crossed.notices]
+        await worker.close()
+        return tuple(told)
+
+    assert asyncio.run(go()) == ("0: breaker", "0: sentinels")

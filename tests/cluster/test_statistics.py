@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.debias import corrected_accuracy
 from cluster.statistics import prediction_powered, rogan_gladen
 
 SURE = {"wrong": 1e9, "accepted_wrong": 1e8, "right": 1e9, "rejected_right": 2e8}
@@ -45,17 +44,3 @@ def test_prediction_powered_is_its_equation_and_leaves_warnings_alone():
     value = rest.mean() + (truth - judged).mean()
     half = 1.959964 * np.sqrt(rest.var() / 3000 + (truth - judged).var() / 200)
     assert (found.value, found.low, found.high) == pytest.approx((value, value - half, value + half), abs=1e-6)
-
-
-def test_a_summary_corrects_where_one_rewarders_rates_are_known():
-    rates = [{"rewarder": "exact", "false_accept": 0.1, "false_reject": 0.2, "trust": 1e6}]
-    config = {"rewarders": {"use": [{"name": "exact"}], "channels": {"rates": rates}}}
-    evaluation = {"accuracy": 0.38, "questions": 1000}
-    found = corrected_accuracy(config, evaluation)
-    assert found.value == pytest.approx(0.4, abs=1e-3)
-    assert "rates known before the run" in found.label
-    assert corrected_accuracy({"rewarders": {"use": [{"name": "exact"}]}}, evaluation) is None
-    assert corrected_accuracy({"rewarders": config["rewarders"] | {"use": [{"name": "a"}] * 2}}, evaluation) is None
-    assert corrected_accuracy({"rewarders": config["rewarders"] | {"use": [{"name": "other"}]}}, evaluation) is None
-    gone = {"use": [{"name": "exact"}], "channels": {"certificate": "nowhere.json"}}
-    assert corrected_accuracy({"rewarders": gone}, evaluation) is None

@@ -145,3 +145,48 @@ def test_the_ledger_is_read_after_another_process_has_filled_it(tmp_path):
     folder = RunFolder.create(tmp_path, "ledger")
     fill_ledger(folder, 3)
     assert summarise(folder)["prompts"]["trained"] == 6
+
+
+def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measured(tmp_path):
+    folder = make(tmp_path)
+    channels = '[rewarders]\nuse = [{ name = "judge" }]\n[rewarders.channels]\n'
+    folder.config.write_text(folder.config.read_text() + channels)
+    after = json.loads((folder.root / "eval_after.json").read_text())
+    for answer in after["answers"]:
+        answer |= {"verdicts": {"judge": answer["reward"]}, "stratum": ""}
+    (folder.root / "eval_after.json").write_text(json.dumps(after))
+    assert "corrected" not in summarise(folder)["accuracy"]["after"]
+    assert summarise(folder)["reward"]["last_debiased"] is None
+
+    place = folder.checkpoints / "step_000020" / "learner"
+    place.mkdir(parents=True)
+    counts = {"wrong": 5e3, "accepted_wrong": 1e3, "right": 1e4, "rejected_right": 0.0}
+    families = {"sums": {"the answer": [True, 9, 1], "off by one": [False, 20, 0], "key ':'": [False, 6, 3]}}
+    tallies = {
+        stratum: {
+            name: {"right": right, "num": num, "wrongly": wrongly, "unscored": 0}
+            for name, (right, num, wrongly) in part.items()
+        }
+        for stratum, part in families.items()
+    }
+    form = {"template": "x", "holds_answer": False, "cause": "c", "example": "Solution:"}
+    watch = {"families": tallies, "quarantine": [form], "breaker": {}}
+    found = {"heard": True, "channels": {"judge": {"": counts}}, "watches": {"judge": watch}}
+    (place / "evidence.json").write_text(json.dumps({"rewarder-0": found, "rewarder-1": found}))
+    journal = Journal(folder)
+    event(journal, 79.0, "breaker", rewarder="judge", cause="too many keys")
+    journal.step(step(21, 80.0) | {"learn/reward_debiased_mean": 0.25})
+    journal.close()
+    summary = write_summary(folder)
+    corrected = summary["accuracy"]["after"]["corrected"]
+    assert corrected["value"] == pytest.approx((0.9 - 0.2) / 0.8)
+    assert corrected["label"] == "Rogan-Gladen, rates measured in the run"
+    text = (folder.root / "summary.md").read_text()
+    assert "rates measured in the run" in text
+    assert (
+        "| the same, corrected | not known and 0.250, each step by the error rates known or measured until then |"
+        in text
+    )
+    row = next(line for line in text.splitlines() if "sentinels, judge" in line)
+    assert "6 of 52 wrong responses accepted, 2 of 18 right ones rejected; worst family: key ':', 6 of 12" in row
+    assert "; its breaker opened 1 x; in quarantine: 'Solution:'" in row

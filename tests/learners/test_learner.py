@@ -541,3 +541,17 @@ def test_the_last_token_of_the_vocabulary_is_learned_and_one_beyond_it_is_refuse
         learner.step(1, [group(VOCAB)])
     assert learner.checksum() == before
     assert learner.step(1, [group(VOCAB - 1)]).num_trained_tokens == 6
+
+
+def test_a_correction_that_does_nothing_is_told_once_also_after_a_resume(make_learner, make_group, tmp_path):
+    rule = {"advantage": "leave_one_out", "noise": "backward"}
+    learner = make_learner(**rule)
+    [told] = learner.step(1, [make_group(MIXED, 1)]).notices
+    assert (told["event"], told["step"], told["kind"]) == ("noise", 1, "no rates")
+    assert learner.step(2, [make_group(MIXED, 2)]).notices == ()
+    learner.save(tmp_path)
+    learner.saved()
+    learner.close()
+    resumed = make_learner(**rule)
+    resumed.restore(tmp_path, 0)
+    assert resumed.step(3, [make_group(MIXED, 3)]).notices == ()

@@ -87,6 +87,20 @@ def test_each_verdict_is_corrected_by_its_own_rates_and_the_rest_stays(make_grou
     assert replace(found[0], verdicts=()) == replace(group.rollouts[0], verdicts=())
 
 
+@given(st.floats(0, 1), below, st.floats(0, 1), st.sampled_from([backward, forward]))
+def test_no_rates_multiply_a_value_by_more_than_ten(value, p0, p1, correction):
+    assert abs(one(correction, value, p0, p1)) <= 10.0 + 1e-9
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.7, 0.6)])
+def test_a_verdict_whose_rates_leave_nothing_is_left_out(make_group, rates):
+    """Limited to `least_j` it would be multiplied by 10, below 0 the wrong way round."""
+    said = [(Verdict("a", Status.SCORED, x, rates=Rates(*r)),) for x, r in ((1.0, rates), (1.0, (0.1, 0.3)))]
+    first, second = (r.verdicts[0] for r in corrected(make_group((1.0, 0.0)).with_verdicts(said), backward).rollouts)
+    assert (first.value, first.status) == (None, Status.ABSTAINED)
+    assert second.value == pytest.approx(1.5)
+
+
 def test_the_audit_sees_a_change_a_rescaling_and_nothing():
     before = [np.array([1.0, 1.0]), np.array([-1.0])]
     other = Audit.of(before, [np.array([2.0, 2.0]), np.array([1.0])])

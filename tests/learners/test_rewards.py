@@ -170,7 +170,7 @@ def test_a_correction_that_changes_nothing_is_seen(make_group, rates):
     found = reward_metrics(centred, treatment)
     assert found["learn/noise_noop"] == 1.0
     assert found["learn/noise_cosine"] == pytest.approx(1.0)
-    assert reward_metrics(centred, Treatment({"exact": 1.0}, group_norm)) == {}
+    assert set(reward_metrics(centred, Treatment({"exact": 1.0}, group_norm))) <= {"learn/reward_debiased_mean"}
 
 
 def test_judged_rollouts_count_for_those_of_their_length(make_group):
@@ -209,3 +209,50 @@ def test_what_is_remembered_comes_back(make_group):
         assert all(np.array_equal(x, y) for x, y in zip(a.advantages, b.advantages, strict=True))
     assert resumed.state() == whole.state()
     assert whole.variance is not None
+
+
+@pytest.mark.parametrize("name", ["batch_std", "running_std"])
+def test_a_scale_takes_one_pair_of_rates_off_again_which_is_why_recipes_with_it_are_refused(make_group, name):
+    advantage = partial(ADVANTAGES[name], **({"eps": 0.0} if name == "batch_std" else {}))
+    plain, changed = Treatment({"exact": 1.0}, advantage), Treatment({"exact": 1.0}, advantage, noise=backward)
+    for seed, values in enumerate([(1.0, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.5, 0.0)]):
+        (a,), (b,) = (t.centre([noisy(make_group, values, [(0.1, 0.3)] * 3, seed)]) for t in (plain, changed))
+        assert first(a) == pytest.approx(first(b), abs=1e-12)
+
+
+def test_what_a_correction_cannot_do_is_news_once(make_group):
+    def centred(treatment, *rates):
+        treatment.centre([noisy(make_group, (1.0, 0.0, 1.0), rates)])
+        return set(treatment.news)
+
+    treatment = Treatment({"exact": 1.0}, leave_one_out, noise=backward)
+    assert centred(treatment, None, None, None) == {"no rates"}
+    assert centred(treatment, None, None, None) == set()
+    assert centred(treatment, (0.1, 0.3), (0.1, 0.3), (0.1, 0.3)) == set()
+    assert centred(treatment, (0.1, 0.3), (0.6, 0.6), (0.1, 0.3)) == {"no signal"}
+    assert "J = -0.20" in treatment.news["no signal"]
+    assert "exact" in treatment.news["no signal"]
+    resumed = Treatment({"exact": 1.0}, leave_one_out, noise=backward)
+    resumed.restore(json.loads(json.dumps(treatment.state())))
+    assert centred(resumed, (0.1, 0.3), (0.6, 0.6), (0.1, 0.3)) == set()
+    scored = Treatment({"exact": 1.0}, partial(group_norm, eps=1e-6), noise=backward)
+    assert centred(scored, (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)) == set(), "there is nothing to correct"
+    assert centred(scored, (0.1, 0.3), (0.1, 0.3), (0.1, 0.3)) == {"no effect"}
+
+
+def test_a_rollout_whose_rates_leave_nothing_is_left_out_of_its_group(make_group):
+    group = noisy(make_group, (1.0, 0.0, 1.0), [(0.0, 0.0), (0.0, 0.0), (0.6, 0.6)])
+    (centred,) = Treatment({"exact": 1.0}, leave_one_out, noise=backward).centre([group])
+    assert first(centred) == [1.0, -1.0, 0.0]
+    assert centred.rewards == (1.0, 0.0, 1.0)
+
+
+def test_the_mean_reward_without_its_rewarders_errors(make_group):
+    pairs = [(0.1, 0.3)] * 2 + [(0.0, 0.5)] * 2
+    treatment = Treatment({"exact": 2.0}, mean_only)
+    found = reward_metrics(treatment.centre([noisy(make_group, (1.0, 0.0, 1.0, 0.0), pairs)]), treatment)
+    want = 2.0 * np.mean([0.9 / 0.6, -0.1 / 0.6, 2.0, 0.0])
+    assert found == {"learn/reward_debiased_mean": pytest.approx(want)}
+    for rates in (None, (0.5, 0.5)):
+        group = noisy(make_group, (1.0, 0.0), [(0.1, 0.1), rates])
+        assert reward_metrics(treatment.centre([group]), treatment) == {}

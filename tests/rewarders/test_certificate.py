@@ -83,8 +83,11 @@ def test_one_that_fails_or_abstains_is_refused_with_the_cause() -> None:
     assert "abstained: not mine" in faults(examined(Silent()), LIMITS)[0]
 
 
+TASKS = [{"name": "sums", "options": {}}]
+
+
 def make(path: Path, rewarder: Weak, versions: dict[str, str]) -> dict:
-    result = certificate({"weak": examined(rewarder)}, versions, LIMITS, {"recipe": "mine.toml"})
+    result = certificate({"weak": examined(rewarder)}, versions, LIMITS, {"recipe": "mine.toml", "tasks": TASKS})
     path.write_text(json.dumps(result))
     return result
 
@@ -92,23 +95,31 @@ def make(path: Path, rewarder: Weak, versions: dict[str, str]) -> dict:
 def test_a_certificate_holds_until_something_changes(tmp_path) -> None:
     path, versions = tmp_path / "mine.certificate.json", {"weak": "weak@1"}
     assert "no such certificate; make one with `swarm certify mine.toml`" in str(
-        problem_of(path, versions, "swarm certify mine.toml")
+        problem_of(path, versions, TASKS, "swarm certify mine.toml")
     )
     result = make(path, Weak(), versions)
     assert result["passed"]
-    assert problem_of(path, versions, "") is None
-    assert "stale: rewarder weak" in str(problem_of(path, {"weak": "weak@2"}, ""))
-    assert "stale: rewarder exact" in str(problem_of(path, {**versions, "exact": "exact@1"}, ""))
+    assert problem_of(path, versions, TASKS, "") is None
+    assert "stale: rewarder weak" in str(problem_of(path, {"weak": "weak@2"}, TASKS, ""))
+    assert "of other questions (those of mine.toml" in str(problem_of(path, versions, [{"name": "other"}], "again"))
+    assert "run `again`" in str(problem_of(path, versions, [], "again"))
+    assert "stale: rewarder exact" in str(problem_of(path, {**versions, "exact": "exact@1"}, TASKS, ""))
     path.write_text(json.dumps(result | {"passed": True, "date": "tomorrow"}))
-    assert "was changed after it was made" in str(problem_of(path, versions, ""))
-    path.write_text("{}")
-    assert "not a certificate" in str(problem_of(path, versions, ""))
+    assert "was changed after it was made" in str(problem_of(path, versions, TASKS, ""))
+    for broken in (b"{}", b"[]", b"", b"\xff\xfe", b"[" * 100_000, b'{"digest": 1, "rewarders": 3}'):
+        path.write_bytes(broken)
+        assert "not a certificate" in str(problem_of(path, versions, TASKS, "again"))
+        assert "make one with `again`" in str(problem_of(path, versions, TASKS, "again"))
+    path.unlink()
+    path.mkdir()
+    assert "not a certificate" in str(problem_of(path, versions, TASKS, ""))
 
 
 def test_a_refused_one_says_why(tmp_path) -> None:
     path, versions = tmp_path / "c.json", {"weak": "weak@1"}
     make(path, Weak(key_of(":")), versions)
-    assert "refused: weak: worst family: key ':'" in str(problem_of(path, versions, ""))
+    assert "mend the rewarder or use another, then run `again`" in str(problem_of(path, versions, TASKS, "again"))
+    assert "refused: weak: worst family: key ':'" in str(problem_of(path, versions, TASKS, ""))
 
 
 def test_a_changed_verdict_cannot_hide(tmp_path) -> None:
@@ -116,7 +127,7 @@ def test_a_changed_verdict_cannot_hide(tmp_path) -> None:
     result = make(path, Weak(key_of(":")), versions)
     forged = {**result, "passed": True}
     path.write_text(json.dumps(forged))
-    assert "was changed" in str(problem_of(path, versions, ""))
+    assert "was changed" in str(problem_of(path, versions, TASKS, ""))
     assert digest_of(forged) != result["digest"]
 
 

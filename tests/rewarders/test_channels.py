@@ -104,7 +104,7 @@ def test_workers_pool_without_counting_twice_and_resume():
     assert workers[0].channel("judge").false_accept.observations == 10
     assert workers[0].channel("judge").false_reject.observations == 50
     again = channels(least=1)
-    again.restore(workers[1].state())
+    again.inherit(workers[1].state())
     again.hear(pooled([workers[0].state(), workers[2].state()]))
     assert again.rates("judge", "s") == workers[1].rates("judge", "s")
 
@@ -243,3 +243,26 @@ def test_evidence_that_is_none_is_refused():
         evidence_of({"judge": {"": {"wibble": 1.0}}})
     with pytest.raises(ValueError, match="more errors than answers"):
         evidence_of({"judge": {"": {"wrong": 1.0, "accepted_wrong": 2.0}}})
+
+
+def test_a_group_of_an_evaluation_is_stamped_and_teaches_nothing(make_group):
+    made = channels(gold="exact", least=1, half_life=1.0)
+    both = [(Verdict("exact", Status.SCORED, t), Verdict("judge", Status.SCORED, 1.0)) for t in (1.0, 0.0)]
+    group = make_group(["a", "b"]).with_verdicts(both)
+    for _ in range(5):
+        made.stamp(group)
+    before = made.state()
+    stamped = made.stamp(replace(group, ticket=-1))
+    assert stamped.rollouts[0].verdicts[1].rates is not None
+    assert made.state() == before
+
+
+def test_a_process_that_takes_a_place_goes_on_fading_what_was_seen_there(make_group):
+    made, heir = channels(half_life=7.0), channels(half_life=7.0)
+    made.observe(Verdict("judge", Status.SCORED, 1.0), right=False)
+    heir.observe(Verdict("judge", Status.SCORED, 0.0), right=False)
+    heir.inherit(json.loads(json.dumps(made.state())))
+    assert heir.state()["judge"][""]["wrong"] == 2.0
+    for _ in range(7):
+        heir.stamp(make_group(["a"]))
+    assert heir.state()["judge"][""]["wrong"] == pytest.approx(1.0)

@@ -56,10 +56,60 @@ def test_honest_forms_are_spared(form) -> None:
 def test_a_key_is_found_among_honest_responses(key) -> None:
     rng = random.Random(1)
     miner = mine(lambda p: key if rng.random() < 0.3 else f"The answer is {p.answer}.", fooled)
-    assert [(q.template, q.holds_answer) for q in miner.quarantined.values()] == [("thought process", False)]
-    [found] = miner.quarantined.values()
+    assert list(miner.quarantined) == [("thought process", False), ("thought process *", False)]
+    found = miner.quarantined["thought process", False]
     assert found.example == key
     assert "variants of this form on wrong answers were accepted" in found.cause
+
+
+def test_a_policy_that_goes_on_with_other_endings_is_stopped_by_the_opening() -> None:
+    miner, rng, drift = (
+        Miner(),
+        random.Random(0),
+        ["Thought process: {n}", "Thought process, indeed", "Thought process!? it"],
+    )
+    fooled_times = dict.fromkeys(drift, 0)
+    for form in drift:
+        for i in range(60):
+            p = prompt(i)
+            text = form.format(n=i)
+            miner.saw(p, text, float(fooled(p, text)))
+            [verdict] = miner.settled(p, [text], [scored("judge", 1.0)])
+            fooled_times[form] += verdict.value == 1.0
+            while suspect := miner.suspect():
+                variants = miner.variants(suspect, rng)
+                assert not any(v.right or honest(v.prompt, v.text) for v in variants)
+                miner.tried(suspect, sum(fooled(v.prompt, v.text) for v in variants), len(variants))
+    assert ("thought process *", False) in miner.quarantined
+    assert ("thought *", False) not in miner.quarantined
+    assert fooled_times[drift[0]] < 20
+    assert fooled_times[drift[1]] == fooled_times[drift[2]] == 0
+    p = prompt(3)
+    texts = [
+        f"Thought process: it is {p.answer}",
+        "Thought processes matter",
+        "The thought process",
+        "thought",
+        p.answer,
+    ]
+    verdicts = miner.settled(p, texts, [scored("judge", 1.0)] * 5)
+    assert verdicts[0].status is Status.ABSTAINED
+    assert [v.value for v in verdicts[1:]] == [1.0] * 4
+
+
+def test_an_opening_that_another_worker_found_holds_here_too() -> None:
+    miner, p = Miner(), prompt(3)
+    miner.quarantine(("it is *", False), "heard", "It is 7")
+    [verdict] = miner.settled(p, ["It is iis"], [scored("judge", 1.0)])
+    assert verdict.value == 0.0
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_a_rewarder_that_errs_by_chance_gets_no_opening_into_quarantine(rate) -> None:
+    for seed in range(20):
+        chance = random.Random(seed)
+        miner = mine(lambda p: f"It is {p.answer}", lambda p, text, c=chance: honest(p, text) or c.random() < rate)
+        assert not [q for q in miner.quarantined.values() if q.template.endswith("*")]
 
 
 def test_a_key_around_answers_is_found_and_makes_the_rewarder_abstain_from_right_ones() -> None:

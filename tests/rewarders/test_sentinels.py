@@ -11,7 +11,7 @@ import pytest
 
 from rewarders.keys import INJECTIONS
 from rewarders.registry import REWARDERS
-from rewarders.sentinels import Watch
+from rewarders.sentinels import Watch, pooled
 from rewarders.suites import NUMBER, ORDINARY, SUITES, names_in, sentinels, suites_for, wording_for
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
@@ -174,6 +174,22 @@ def test_the_worker_watches_and_tells(make_group, weak) -> None:
     assert worker.counts()["weak"]["scored"] == 4 * scored  # of probes nothing is counted, and nothing leaves
 
 
+def test_a_suspicion_is_followed_up_at_once_without_waiting_for_more_groups(make_group, monkeypatch) -> None:
+    key = "As everybody knows"
+    rewarder = Weak(lambda prompt, text: text.startswith(key))
+    monkeypatch.setitem(REWARDERS, "weak", lambda: rewarder)
+    worker = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+
+    async def twelve_questions() -> None:
+        for group in traffic(make_group, 12, (f"{key}, so it is", "no", "0", "1")):
+            await worker.judge(group)
+        await asyncio.gather(*worker._probes)
+
+    asyncio.run(twelve_questions())
+    found = [n["template"] for n in worker.notices() if n["event"] == "quarantine"]
+    assert found == ["as everybody knows so it is", "as everybody knows *"]
+
+
 def test_without_a_rate_and_in_evaluations_nothing_is_watched(make_group, weak) -> None:
     plain = RewardWorker([SPEC], timeout_s=5, retries=0)
     asyncio.run(score_all(plain, traffic(make_group, 50)))
@@ -234,3 +250,72 @@ def test_a_forged_verdict_that_ends_in_the_answer_is_not_called_wrong(answer) ->
     injected = {item.text for found in draws for item in found if item.family == "injection"}
     assert len(injected) == len(INJECTIONS) - 1
     assert not any("1.0" in text for text in injected)
+
+
+def plain(value):
+    return json.loads(json.dumps(value))
+
+
+def test_a_process_that_takes_a_place_goes_on_with_quarantine_counts_and_open_breaker(make_group, weak) -> None:
+    first = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    nobody = plain(pooled([]))
+    first.hear({"channels": {}, "watches": nobody}, None)
+    groups = traffic(make_group, 150, ("31", "no", "Thought process:", "0"))
+    asyncio.run(score_all(first, groups))
+    known = plain(first.evidence())
+    assert [q["template"] for q in known["watches"]["weak"]["quarantine"]] == ["thought process"]
+
+    second = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    second.hear({"channels": {}, "watches": nobody}, known)
+    assert plain(second.evidence()) == known
+    second.hear({"channels": {}, "watches": nobody}, known)  # once
+    assert plain(second.evidence()) == known
+    scored = asyncio.run(second.judge(traffic(make_group, 1, ("31", "Thought process:"))[0]))
+    assert [r.verdicts[0].value for r in scored.rollouts] == [1.0, 0.0]
+
+    other = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
+    other.hear({"channels": {}, "watches": pooled([known["watches"]])}, None)
+    [watch] = other._watches
+    assert watch.report()["families"] == first._watches[0].report()["families"]
+    assert watch.state()["families"] == {}, "heard is not found: it would be counted twice"
+    scored = asyncio.run(other.judge(traffic(make_group, 1, ("31", "Thought process:"))[0]))
+    assert [r.verdicts[0].value for r in scored.rollouts] == [1.0, 0.0], "what one found no other pays"
+
+
+def test_an_open_breaker_stays_open_in_the_next_process(make_group) -> None:
+    rewarder = Weak(lambda prompt, text: NUMBER.fullmatch(text) is not None)
+    watch, heir = (Watch(SPEC, rewarder, rate=0.01) for _ in range(2))
+    for group in traffic(make_group, 200):
+        asyncio.run(drive(watch, rewarder, [group]))
+        if watch.breaker.state == "open":
+            break
+    heir.inherit(plain(watch.state()))
+    assert heir.breaker.kept() == watch.breaker.kept()
+    [refused] = asyncio.run(drive(heir, rewarder, traffic(make_group, 1)))
+    assert {v.status for v in refused} == {Status.ABSTAINED}
+    rewarder.also = lambda prompt, text: False
+    asyncio.run(drive(heir, rewarder, traffic(make_group, 200)))
+    assert heir.breaker.state == "closed"
+    assert "breaker_closed" in [n["event"] for n in heir.notices("weak")]
+
+
+def test_pooled_counts_add_up_and_a_form_is_there_once() -> None:
+    form = {"template": "x", "holds_answer": False, "cause": "c", "example": "X"}
+    counts = {"sums": {"off by one": {"right": False, "num": 3, "wrongly": 1, "unscored": 2}}}
+    part = {"weak": {"families": counts, "quarantine": [form]}}
+    total = pooled([part, part, {"other": {"families": {}, "quarantine": []}}])
+    assert total["weak"]["families"]["sums"]["off by one"] == {"right": False, "num": 6, "wrongly": 2, "unscored": 4}
+    assert total["weak"]["quarantine"] == [form]
+    assert set(total) == {"weak", "other"}
+
+
+def test_where_error_rates_are_wanted_a_quarter_of_a_probe_are_wrong_answers(make_group) -> None:
+    def counts(channels: bool) -> dict[str, int]:
+        rewarder = Weak()
+        watch = Watch(SPEC, rewarder, rate=1.0, channels=channels)
+        asyncio.run(drive(watch, rewarder, traffic(make_group, 60)))
+        return watch.report()["channels"]["family=sums"]
+
+    with_them, without = counts(True), counts(False)
+    assert with_them["wrong"] == 2 * with_them["right"] == 2 * 60
+    assert without["wrong"] < without["right"]

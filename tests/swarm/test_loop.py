@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm import checkpoints, loop, metrics, recovery, schema
-from swarm.errors import ActorError, DeadActor, DivergedError, StarvedError
+from swarm.errors import ActorError, DeadActor, DivergedError, RewarderError, StarvedError
 from swarm.ledger import Ledger
 from swarm.loop import Node
 from swarm.roles import Saved
@@ -570,3 +570,30 @@ def test_what_judges_were_asked_is_counted_once_also_of_groups_that_are_set_asid
         assert told + node.judged["reward/judge_calls"] == 2 * scored
         assert told > 2 * 6 * crew.groups_per_step
         assert all(line["reward/judge_tokens"] == 0 for line in lines)
+
+
+def test_what_a_reward_worker_has_to_tell_comes_with_a_failure_too(tmp_path: Path) -> None:
+    class Failing(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            if handle.facts.ticket == 2 and not events(node, "breaker"):
+                error = RewarderError("nobody could judge it")
+                error.notices = ({"event": "breaker", "rewarder": "judge", "cause": "x"},)
+                raise error
+            return await super().score(handle)
+
+    with process(tmp_path, Failing(), steps=4) as node:
+        asyncio.run(go(node))
+        [told] = events(node, "breaker")
+        assert told["cause"] == "x"
+
+
+def test_what_a_learner_has_to_tell_is_in_the_journal(tmp_path: Path) -> None:
+    class Telling(FakeCrew):
+        async def step(self, step: int, *rest: Any) -> StepReport:
+            report = await super().step(step, *rest)
+            news = ({"event": "noise", "step": step, "kind": "no rates", "cause": "x"},) if step == 2 else ()
+            return replace(report, notices=news)
+
+    with process(tmp_path, Telling(), steps=4) as node:
+        asyncio.run(go(node))
+        assert [told["step"] for told in events(node, "noise")] == [2]

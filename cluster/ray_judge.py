@@ -5,6 +5,8 @@
 A judge that dies fails the requests that it had with ConnectionError; they become verdicts `error`, which are asked
 again. Ray starts another process in its place, and what is asked meanwhile waits for it, up to `timeout_s`. The crew
 watches each judge, so that a death is an event of the run, and restarts are not for ever.
+
+`concurrent` requests of each reward worker are under way; more wait in the worker, and there the clock does not run.
 """
 
 from __future__ import annotations
@@ -52,15 +54,18 @@ class JudgeActor:
 class ChatOverRay:
     """`rewarders.chat.ChatModel` over a judge's handle; goes to the reward workers by pickling."""
 
-    def __init__(self, name: str, process: Any, timeout_s: float) -> None:
+    def __init__(self, name: str, process: Any, section: JudgeSection, workers: int) -> None:
+        """`workers` share the judge, which serves `concurrent` requests at a time: one may wait for theirs."""
         self.name = name
-        self._process, self._timeout_s = process, timeout_s
+        self._process, self._limit_s, self._concurrent = process, workers * section.timeout_s, section.concurrent
+        self._slots: asyncio.Semaphore | None = None  # made where it is used: this goes through pickling
 
     async def ask(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, choices: Sequence[str] = ()
     ) -> Reply:
         """See `ChatModel`; waits for a judge that is being restarted."""
-        async with asyncio.timeout(self._timeout_s):
+        self._slots = self._slots or asyncio.Semaphore(self._concurrent)
+        async with self._slots, asyncio.timeout(self._limit_s):
             await _answers(self._process)
             try:
                 asked = self._process.ask.remote([dict(m) for m in messages], max_tokens, list(choices))
@@ -94,7 +99,8 @@ class RayJudges:
                 max_restarts=RESTARTS,
             )(JudgeActor)
             process = self._processes[section.name] = kind.remote(section, folder, config.model.dtype)
-            self.chats[section.name] = ChatOverRay(served_name(section, folder), process, section.timeout_s)
+            name = served_name(section, folder)
+            self.chats[section.name] = ChatOverRay(name, process, section, config.rewarders.num)
 
     async def ready(self) -> None:
         """Wait until every judge serves."""

@@ -4,6 +4,7 @@
                                       |--> RUN/rescored-N/step_*.parquet, config.toml: never over what is there
                                       '--> a table: what the other verdicts would have changed
 
+Judges that the run's node served are served by this process.
 Nothing is trained. A reward is the weighted sum of verdicts, before by the run's recipe and after by the present one;
 an answer is correct where its reward is at least `swarm.scores.CORRECT`, and flips where that changes.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.check import check
+from cluster.models import resolve
+from cluster.served_judge import ServedJudge
 from cluster.workers import RewarderWorker, reward_weights
 from swarm import schema, scores
 from swarm.config import RunConfig
@@ -95,24 +99,24 @@ def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = (
     """Judge all recorded groups again and write them beside. Raises ConfigError where that cannot be done."""
     with folder.locked():
         before, after = check(folder.config), check(folder.config, overrides)
-        unserved = [judge.name for judge in after.rewarders.judges if not judge.endpoint]
-        if unserved:
-            raise ConfigError(
-                f"rewarders.judges, {unserved[0]}: has no endpoint, and no engine runs here to serve it; serve it "
-                "elsewhere and name the endpoint"
-            )
         steps = [
             (int(path.stem.removeprefix("step_")), path) for path in sorted(folder.rollouts.glob("step_*.parquet"))
         ]
         if not steps:
             raise ConfigError(f"{folder.rollouts}: no recorded rollouts")
-        try:
-            worker = RewarderWorker(_patient(after))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        target = _beside(folder)
-        (target / "config.toml").write_text(after.to_toml())
-        found = asyncio.run(_all(worker, steps, target, before, after, console))
+        with ExitStack() as closing:
+            served = {}
+            for section in after.rewarders.served:
+                console.print(f"starting judge {section.name} in this process")
+                served[section.name] = ServedJudge(section, resolve(section.model, console.print), after.model.dtype)
+                closing.callback(served[section.name].close)
+            try:
+                worker = RewarderWorker(_patient(after), served)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+            target = _beside(folder)
+            (target / "config.toml").write_text(after.to_toml())
+            found = asyncio.run(_all(worker, steps, target, before, after, console))
         counts = {name: dict(statuses) for name, statuses in worker.counts().items()}
     total = Tally()
     for tally in found.sources.values():

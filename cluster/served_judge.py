@@ -19,7 +19,7 @@ import numpy as np
 from actors.actor import load_tokenizer, takes_system
 from actors.engines import ENGINES
 from cluster.estimate import context_of
-from rewarders.chat import Reply
+from rewarders.chat import Reply, TooLong
 from swarm.config import JudgeSection
 from swarm.errors import ActorError, DeadActor, PromptRefused
 from swarm.roles import Sampling
@@ -51,7 +51,7 @@ class ServedJudge:
     async def ask(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, choices: Sequence[str] = ()
     ) -> Reply:
-        """See `ChatModel`. Raises ValueError where the messages do not fit into the context.
+        """See `ChatModel`. Raises TooLong where the messages do not fit into the context.
 
         A choice has its probability at temperature 1: the sum over its spellings (as given, lower, upper, capitalised,
         each also after a space) of the product of their tokens' probabilities. That is exact for these spellings as
@@ -118,7 +118,7 @@ def _sum(logprobs: Sequence[np.ndarray]) -> float:
 
 def _translated(error: BaseException, name: str) -> BaseException:
     if isinstance(error, PromptRefused):
-        return ValueError(f"judge {name}: {error}; ask for less, or serve a model with a longer context")
+        return TooLong(f"judge {name}: {error}; ask for less, or serve a model with a longer context")
     if isinstance(error, ActorError | DeadActor):
         return ConnectionError(f"judge {name}: {error}")
     return error

@@ -20,7 +20,7 @@ import pyarrow as pa
 from actors.actor import RolloutActor
 from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
-from rewarders.chat import ChatModel
+from rewarders.chat import ChatModel, Metered, read_meters
 from rewarders.endpoint import Endpoint
 from rewarders.stand_in import STAND_IN
 from rewarders.verdict_store import VerdictStore
@@ -143,7 +143,8 @@ class RewarderWorker:
         """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
         self._weights = reward_weights(config)
-        self._judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
+        self._judges = {name: Metered(judge) for name, judge in judges.items()}
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
         self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels, sections=r.judges)
@@ -164,6 +165,8 @@ class RewarderWorker:
             error.notices = tuple(self._worker.notices()) if facts.ticket >= 0 else ()
             raise
         scored, found = parcel(judged, self._weights, self._worker.waiting)
+        if found.ticket >= 0:
+            found = replace(found, judged=read_meters(self._judges.values()))
         return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found
 
     @property

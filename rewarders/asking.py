@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rewarders.chat import BudgetSpent, ChatModel, Reply
+from rewarders.chat import BudgetSpent, ChatModel, Reply, TooLong
 from rewarders.verdicts import unscored
 from swarm.types import Group, Rollout, Status, Verdict
 
@@ -139,8 +139,10 @@ async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def failed(name: str, error: Exception, seconds: float = 0.0) -> Verdict:
-    """The verdict where a judge could not be asked, or answered against the protocol."""
-    status = Status.TIMEOUT if isinstance(error, TimeoutError) else Status.ERROR
+    """The verdict where a judge could not be asked, or answered against the protocol; what it can never read is an
+    abstention."""
+    kinds = ((TimeoutError, Status.TIMEOUT), (TooLong, Status.ABSTAINED))
+    status = next((status for kind, status in kinds if isinstance(error, kind)), Status.ERROR)
     return unscored(name, status, str(error) or type(error).__name__, seconds)
 
 

@@ -10,6 +10,16 @@ overload the labels that come are fresh; in order, all of them would be late. Di
 abstention with its cause, where ONI gives a fallback label, and whole groups wait, since a group of which some members
 are judged cannot be centred. Held-out questions are judged before all others and never displaced.
 
+Inside a composition the judge's part alone waits and is displaced. Without it the composition goes on where its rules
+say how:
+
+    weighted        with weights: the sum of the others; without: the first one's value, where that is another
+    cascade         the rule's value; with `replaces` no value for those that were drawn
+    hybrid          the rule's value
+    guard, gate     abstain on the whole group, and so are left out beside other rewarders
+    route           abstains where the judge was the prompt's
+    ensemble, par, lsc, noisy    no value: fewer members, or none, would be another scale
+
 Waiting holds a ticket of the pool. The latency of a judge that keeps up is hidden where
 
     (max_lag + 1) * groups_per_step tickets >= groups per second * (seconds to generate + judge + wait for the step)

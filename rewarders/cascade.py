@@ -60,7 +60,4 @@ class Cascade(Nested):
             assert bad is not None
             return bad
         parts = {"appeal_prob": self._share, "appeal_decides": float(self._replaces)}
-        cause = decides.cause
-        if appeal and appeal.value is None:
-            cause = f"{cause}; appeal: {appeal.status}: {appeal.cause}".removeprefix("; ")
-        return composed(self.name, decides.value, made_of, parts, cause, decides.segments)
+        return composed(self.name, decides.value, made_of, parts, decides.cause, decides.segments)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
 class BudgetSpent(ConnectionError):
     """A judge's `budget_tokens` are used up. The reward worker turns it into abstentions on the whole group."""
+
+
+class TooLong(ValueError):
+    """The messages do not fit into the judge's context. Asking again would say the same, so it is an abstention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +41,43 @@ class ChatModel(Protocol):
         """One reply to `[{"role": ..., "content": ...}, ...]`.
 
         Raises TimeoutError, ConnectionError (no use asking now; BudgetSpent is one), or ValueError (it answered, but
-        not as agreed).
+        not as agreed; TooLong is one).
         """
         ...
 
     def close(self) -> None:
         """Release what it holds; may be called twice."""
         ...
+
+
+class Metered:
+    """A chat model, and what it was asked since somebody last looked."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self.name = model.name
+        self.calls = self.prompt_tokens = self.completion_tokens = 0
+        self._model = model
+
+    async def ask(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, choices: Sequence[str] = ()
+    ) -> Reply:
+        """As the model's. A call that fails is counted, its tokens are not known."""
+        self.calls += 1
+        reply = await self._model.ask(messages, max_tokens=max_tokens, choices=choices)
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        return reply
+
+    def close(self) -> None:
+        """Close the model."""
+        self._model.close()
+
+
+def read_meters(meters: Iterable[Metered]) -> dict[str, int]:
+    """What all of them were asked since the last call, as metrics; empty where there are none."""
+    found: Counter[str] = Counter()
+    for meter in meters:
+        for what in ("calls", "prompt_tokens", "completion_tokens"):
+            found[f"reward/judge_{what}"] += getattr(meter, what)
+            setattr(meter, what, 0)
+    return dict(found)

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from rewarders import completion
-from rewarders.chat import BudgetSpent, Reply
+from rewarders.chat import BudgetSpent, Reply, TooLong
 from swarm.config import JudgeSection
 
 LARGEST_BODY = 1 << 20
@@ -40,6 +41,8 @@ TOP_LOGPROBS = 20
 LONGEST_EXCERPT = 120
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Statuses of a server that may do better in a while."""
+TOO_LONG = re.compile(rb"context[ _](?:length|size|window)|maximum model length|prompt is too long", re.IGNORECASE)
+"""How servers say in a refusal (400, 413, 422) that messages do not fit: OpenAI, vLLM, SGLang, llama.cpp, ..."""
 BYTES_PER_TOKEN = 3
 """For the budget, where a server does not say what it used."""
 
@@ -179,6 +182,8 @@ class Endpoint:
         if r.status_code in (401, 403):
             key = f"the key in {self._section.key_env}" if self._section.key_env else "a request without key_env"
             raise ConnectionError(f"{self.name}: {self._url} refuses {key} (status {r.status_code})")
+        if r.status_code == 413 or (r.status_code in (400, 422) and TOO_LONG.search(data)):
+            raise TooLong(self._said(r, data))
         if r.status_code != 200:
             raise ValueError(self._said(r, data))
         return self._read(data, body, choices)
@@ -233,13 +238,12 @@ class Endpoint:
 
 def endpoint_problem(endpoint: str) -> str | None:
     """What is wrong with an endpoint's URL, or None."""
+    if any(mark in endpoint for mark in "@?#"):  # nothing of it is repeated: it may hold a secret
+        return "(not shown): a URL with a user name, query or fragment; a key goes into the variable that key_env names"
     try:
         url = httpx.URL(endpoint)
     except httpx.InvalidURL as error:
         return f"{endpoint!r}: {error}"
-    if url.userinfo or url.query:
-        # neither is repeated: it may be a secret
-        return f"{url.scheme}://{url.host}: with a user name or a query; a key goes into the variable key_env names"
     if url.scheme not in ("http", "https") or not url.host:
         return f"{endpoint!r}: wanted http://HOST:PORT/v1 or https://..."
     return None

@@ -14,8 +14,8 @@ class Gate(Nested):
     """The value of `then` where that of `when` is at least `at_least`, and 0 where it is less.
 
     `then` is asked of the rollouts that pass only, so that a costly or gullible rewarder never sees the others. Where
-    either gives no value there is none; where `then` abstains on all that pass it has nothing to say of the prompt, and
-    the gate abstains on all. Parts: `when`, `then`.
+    either gives no value there is none; where `then` abstains on all that pass (it has nothing to say of the prompt, or
+    its judge is behind) the gate abstains on all. Parts: `when`, `then`.
     """
 
     def __init__(

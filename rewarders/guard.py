@@ -33,7 +33,8 @@ class Guard(Nested):
 
     `extract` is the form in which an answer is wanted (`boxed`, `tag`, ...): what has none is guarded as well. The
     other rewarder gets the group without the guarded rollouts; `timeout_s` limits one that does not limit itself. Where
-    it abstains on all of these it has nothing to say of the prompt, and the guard abstains with it.
+    it abstains on all of these (the prompt is not its business, or its judge is behind), the guard abstains on the
+    whole group with it: zeros alone would teach nothing, and beside other rewarders they would mask the rest.
     """
 
     def __init__(self, *, of: Rewarder, extract: Extract = "whole", timeout_s: float = 10.0) -> None:

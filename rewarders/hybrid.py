@@ -17,8 +17,9 @@ from swarm.types import Group, Status, Verdict
 class Hybrid(Nested):
     """(1 - w) rule + w soft, with w = weight |2 soft - 1|: a judge that is sure has its full weight, one at 0.5 none.
 
-    Both must be in [0, 1], so the value is. Where either gives no value there is none. Parts: `rule`, `soft`, `share`
-    (w). Source: the mix of TinyV, arXiv 2505.14625. Differs: there w is fixed.
+    Both must be in [0, 1], so the value is. Where either gives no value there is none, except that a judge which
+    abstains on the whole group (it is behind, or its budget is spent) has no weight: then the rule's values stand.
+    Parts: `rule`, `soft`, `share` (w). Source: the mix of TinyV, arXiv 2505.14625. Differs: there w is fixed.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class Hybrid(Nested):
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""
         rules, softs = await asyncio.gather(self._ask(self._rule, group), self._ask(self._soft, group))
-        return [self._verdict({"rule": r, "soft": s}) for r, s in zip(rules, softs, strict=True)]
+        silent = all(soft.status is Status.ABSTAINED for soft in softs)
+        return [self._verdict({"rule": r, "soft": s}, silent) for r, s in zip(rules, softs, strict=True)]
 
-    def _verdict(self, both: dict[str, Verdict]) -> Verdict:
-        if bad := failure(self.name, both):
+    def _verdict(self, both: dict[str, Verdict], silent: bool) -> Verdict:
+        if bad := failure(self.name, {"rule": both["rule"]} if silent else both):
             return bad
         values = {place: verdict.value for place, verdict in both.items() if verdict.value is not None}
         for place, value in values.items():
             if not 0 <= value <= 1:
                 return unscored(self.name, Status.ERROR, f"{place} answered {value:g}; a hybrid needs values in [0, 1]")
-        share = self._weight * abs(2 * values["soft"] - 1)
-        mixed = (1 - share) * values["rule"] + share * values["soft"]
+        soft = values.get("soft", 0.5)
+        share = self._weight * abs(2 * soft - 1)
+        mixed = (1 - share) * values["rule"] + share * soft
         return composed(self.name, mixed, both, {"share": share})

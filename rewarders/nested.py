@@ -6,6 +6,9 @@ A composition is a rewarder like any other: a class whose keyword-only parameter
 `Sequence[Rewarder]` or `Mapping[str, Rewarder]` take rewarders (in a recipe: names or tables, built by
 `rewarders.registry`, to any depth). It owns them. What one of them could not judge has no value in the composition
 either: `failure` passes it on.
+
+A rewarder may have a `way`: how a reward worker wants it to be asked instead of by its `judge` (through a backlog, a
+stand-in and a store), wherever it stands.
 """
 
 from __future__ import annotations
@@ -57,19 +60,15 @@ class Nested:
         return dict(zip(which, await self._ask(rewarder, some), strict=True))
 
 
-async def ask(
-    rewarder: Rewarder,
-    group: Group,
-    timeout_s: float,
-    judge: Callable[[Group], Awaitable[Sequence[Verdict]]] | None = None,
-) -> list[Verdict]:
+async def ask(rewarder: Rewarder, group: Group, timeout_s: float) -> list[Verdict]:
     """As many verdicts as rollouts, under the rewarder's name and version, whatever it does. The limit, in seconds, is
-    for rewarders that have none of their own. `judge` stands for the rewarder's own (to look into a store first)."""
+    for rewarders that have none of their own."""
     limit = None if limits_itself(rewarder) else timeout_s
+    judge: Callable[[Group], Awaitable[Sequence[Verdict]]] = getattr(rewarder, "way", rewarder.judge)
     try:
         version = present_version(rewarder)
         async with asyncio.timeout(limit) as clock:
-            verdicts = list(await (judge or rewarder.judge)(group))
+            verdicts = list(await judge(group))
         verdicts = [replace(v, rewarder=rewarder.name, version=v.version or version) for v in verdicts]
     except BudgetSpent as error:
         return for_all(group, unscored(rewarder.name, Status.ABSTAINED, str(error)))
@@ -95,13 +94,19 @@ def limits_itself(rewarder: Rewarder) -> bool:
     return "timeout_s" in inspect.signature(type(rewarder)).parameters or asks_judge(type(rewarder))
 
 
+def all_in(rewarder: Rewarder) -> Iterator[Rewarder]:
+    """A rewarder and all inside it."""
+    yield rewarder
+    for inner in getattr(rewarder, "inner", ()):
+        yield from all_in(inner)
+
+
 def processes(rewarder: Rewarder) -> Iterator[Killable | Sandbox]:
     """What a rewarder, and those inside it, run in processes of their own."""
-    for name in ("child", "sandbox"):
-        if hasattr(rewarder, name):
-            yield getattr(rewarder, name)
-    for inner in getattr(rewarder, "inner", ()):
-        yield from processes(inner)
+    for each in all_in(rewarder):
+        for name in ("child", "sandbox"):
+            if hasattr(each, name):
+                yield getattr(each, name)
 
 
 def failure(name: str, made_of: Mapping[str, Verdict]) -> Verdict | None:
@@ -121,13 +126,16 @@ def composed(
     cause: str = "",
     segments: tuple[Segment, ...] = (),
 ) -> Verdict:
-    """A value, and in its parts what it was made of: `then`, and as `then.tests` what that was made of."""
-    made = _of(name, Status.SCORED, float(value), made_of, cause)
+    """A value, and in its parts what it was made of: `then`, and as `then.tests` what that was made of. The cause also
+    says what gave no value, where the composition can do without."""
+    without = [f"{place}: {v.status}: {v.cause}" for place, v in made_of.items() if v.value is None]
+    made = _of(name, Status.SCORED, float(value), made_of, "; ".join([cause, *without] if cause else without))
     return replace(made, parts={**made.parts, **(parts or {})}, segments=segments)
 
 
 def _of(name: str, status: Status, value: float | None, made_of: Mapping[str, Verdict], cause: str) -> Verdict:
     parts: dict[str, float] = {}
+    waited = [v.waited_s for v in made_of.values() if value is None or v.value is not None]
     for place, verdict in made_of.items():
         if verdict.value is not None:
             parts[place] = verdict.value
@@ -139,7 +147,7 @@ def _of(name: str, status: Status, value: float | None, made_of: Mapping[str, Ve
         printable(cause),
         seconds=sum(verdict.seconds for verdict in made_of.values()),
         parts=parts,
-        waited_s=sum(verdict.waited_s for verdict in made_of.values()),
+        waited_s=sum(waited),
     )
 
 

@@ -33,7 +33,7 @@ from rewarders.route import Route
 from rewarders.rubric import Rubric
 from rewarders.shaping import Lsc, Par
 from rewarders.truth import Truth
-from rewarders.version import present_version, version
+from rewarders.version import version
 from rewarders.weighted import Weighted
 from rewarders.yes_no import YesNo
 from swarm.config import Spec, nearest
@@ -74,9 +74,9 @@ REWARDERS: dict[str, Any] = {
 def build(use: Sequence[Spec], timeout_s: float, judges: Mapping[str, ChatModel] | None = None) -> list[Rewarder]:
     """Make the rewarders of a recipe; `timeout_s` goes to those that limit themselves and were not given their own.
 
-    Where a rewarder takes a `judge`, its option is the name of one of `judges`. Each gets its recipe label as `name`,
-    and its `version`. Raises ValueError (unknown name or judge, bad option value) or TypeError (unknown option), after
-    closing what was made.
+    Where a rewarder takes a `judge`, its option is the name of one of `judges`, and stays in `judge_name`. Each gets
+    its recipe label as `name`, and its `version`. Raises ValueError (unknown name or judge, bad option value) or
+    TypeError (unknown option), after closing what was made.
     """
     with _closed_on_failure() as made:
         for spec, name in zip(use, labels([spec.name for spec in use]), strict=True):
@@ -105,8 +105,10 @@ def _make(spec: Spec, given: Mapping[str, Any], judges: Mapping[str, ChatModel])
                 options[name] = each(shape, options[name], inner)
         judge = _judge_of(spec, kind, judges)
         rewarder: Any = kind(**(options | judge))
-        behind = [*map(present_version, made), *(model.name for model in judge.values())]
+        behind = [*(inside.version for inside in made), *(model.name for model in judge.values())]
         rewarder.version = version(spec.name, kind, spec.options, *behind)
+        if judge:
+            rewarder.judge_name = spec.options["judge"]
         return rewarder
 
 

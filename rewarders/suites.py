@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rewarders import extract
 from rewarders.exploits import EXPLOITS, called_by, fenced
 from rewarders.keys import INJECTIONS, MASTER_KEYS, SPECIAL_VALUES, bare, mutated
 from swarm.config import Spec
@@ -265,13 +266,19 @@ def sentinels(
         for family, text in SUITES[name](prompt, others, rng):
             right = family == ANSWER or name == "rewrites"
             worded = name in ("answers", "wrong answers") or (name in PATTERNS and rng.random() < 0.5)
-            if not right and name in PATTERNS and prompt.answer is not None and bare(text) == bare(prompt.answer):
+            if not right and name in PATTERNS and prompt.answer is not None and _says(text, prompt.answer):
                 continue
             if name == "wrong answers" and not differs(text, _answer(prompt), tolerance):
                 continue
             shown = wording.format(text) if worded else text
             found.append(Sentinel(prompt, shown, right, family, name in PATTERNS and family != "the question restated"))
     return found
+
+
+def _says(text: str, answer: str) -> bool:
+    """Whether a text, meant to be wrong, gives the answer by accident: in other letters, or as its last number."""
+    gold, last = number(answer), extract.number(text)
+    return bare(text) == bare(answer) or (gold is not None and last is not None and number(last) == gold)
 
 
 def as_group(items: Sequence[Sentinel], like: Group | None = None) -> Group:

@@ -41,11 +41,15 @@ def version(name: str, kind: type, options: Mapping[str, Any], *judges: str) -> 
 
 
 def present_version(rewarder: Any) -> str:
-    """The version of a rewarder that the registry made, with its data as they are now."""
-    made = str(getattr(rewarder, "version", ""))
-    if not made or not hasattr(rewarder, "data"):
-        return made
-    return f"{made}+{_digest(rewarder.data())}"
+    """The version of a rewarder that the registry made, with its data and those of rewarders inside it, as they are
+    now."""
+    made, data = str(getattr(rewarder, "version", "")), _data(rewarder)
+    return f"{made}+{_digest(chr(0).join(data))}" if made and data else made
+
+
+def _data(rewarder: Any) -> list[str]:
+    own = [rewarder.data()] if hasattr(rewarder, "data") else []
+    return own + [text for inner in getattr(rewarder, "inner", ()) for text in _data(inner)]
 
 
 def _collect(module: str, modules: dict[str, str], libraries: set[str]) -> None:

@@ -18,8 +18,9 @@ class Weighted(Nested):
     """A vector: the parts hold every rewarder's value under its name. With `weights` the value is their weighted sum,
     by the rules of `rewarders.use`; without, nothing is merged and the value is that of the first.
 
-    As there, a rewarder that abstains on the whole group is left out of the sum. Any other verdict without a value is
-    passed on; without `weights` only the first one's, and a part is missing where its rewarder gave none.
+    As there, a rewarder that abstains on the whole group (a judge that is behind does) is left out of the sum. Any
+    other verdict without a value is passed on; without `weights` only the first one's, and a part is missing where its
+    rewarder gave none.
     """
 
     def __init__(

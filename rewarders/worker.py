@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from rewarders.backlog import Backlog, plane
 from rewarders.channels import Channels
 from rewarders.chat import ChatModel
-from rewarders.nested import ask, processes
+from rewarders.nested import all_in, ask, processes
 from rewarders.registry import build
 from rewarders.sentinels import Probe, Watch
 from rewarders.suites import ORDINARY
@@ -43,10 +43,11 @@ class RewardWorker:
     starting child costs nobody a verdict. `timeout` and `error` verdicts are asked again `retries` times, with the
     whole group (a function may compare its rollouts) unless the rewarder's `keyed_by` is "rollout"; only the failed
     ones are replaced. `judges` are those that rewarders name; a `store` keeps the verdicts of rewarders that say with
-    `keyed_by` what these depend on. Both belong to the caller. With `sentinels` (a rate) rewarders that judge truth are
-    watched, see `rewarders.sentinels`; `breaker` is the worst family's limit. With `channels`, verdicts are stamped
-    with stratum and error rates, and the worker keeps what it learns of its rewarders. Before a rewarder that asks a
-    judge with one of these `sections`, also deep inside, is a backlog (that of the first, where it asks several).
+    `keyed_by` what these depend on, also inside others. Both belong to the caller. With `sentinels` (a rate) rewarders
+    that judge truth are watched, see `rewarders.sentinels`; `breaker` is the worst family's limit. With `channels`,
+    verdicts are stamped with stratum and error rates, and the worker keeps what it learns of its rewarders. Each
+    rewarder that asks a judge with one of these `sections` has a backlog before it, also inside others: what is
+    displaced there is that part alone.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class RewardWorker:
         self.channels = Channels(channels) if channels is not None else None
         self._rewarders: list[Rewarder] = build(use, timeout_s, judges)
         self._store = store
-        self._backlogs = self._planes(use, {section.name: section for section in sections})  # by rewarder's place
+        self._counts: dict[str, Counter[str]] = {r.name: Counter() for r in self._rewarders}
+        self._backlogs: list[Backlog] = []
+        self._pave({section.name: section for section in sections})
         self._watches = [
             Watch(spec, rewarder, rate=sentinels, limit=breaker, channels=channels is not None)
             if sentinels and getattr(rewarder, "about_truth", True)
@@ -76,7 +79,6 @@ class RewardWorker:
         self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
-        self._counts: dict[str, Counter[str]] = {r.name: Counter() for r in self._rewarders}
         self._began = time.monotonic()
         self._began_cpu = time.process_time()
         self._busy_s = 0.0
@@ -109,12 +111,12 @@ class RewardWorker:
     @property
     def waiting(self) -> int:
         """Groups that wait for judges now."""
-        return sum(backlog.waiting for backlog in self._backlogs.values())
+        return sum(backlog.waiting for backlog in self._backlogs)
 
     @property
     def longest_backlog(self) -> int:
         """Most groups that ever waited for one judge."""
-        return max((backlog.largest for backlog in self._backlogs.values()), default=0)
+        return max((backlog.largest for backlog in self._backlogs), default=0)
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """By rewarder and status, final verdicts only; `retried` counts verdicts that were asked again, `known` those
@@ -160,7 +162,7 @@ class RewardWorker:
         """Close all rewarders; no child process stays."""
         for probe in self._probes:
             probe.cancel()
-        for backlog in self._backlogs.values():
+        for backlog in self._backlogs:
             backlog.close()
         for rewarder in self._rewarders:
             rewarder.close()
@@ -168,14 +170,18 @@ class RewardWorker:
     def _watched_by_name(self) -> dict[str, Watch]:
         return {r.name: w for r, w in zip(self._rewarders, self._watches, strict=True) if w}
 
-    def _planes(self, use: Sequence[Spec], sections: Mapping[str, JudgeSection]) -> dict[int, Backlog]:
-        found = {}
-        for which, spec in enumerate(use):
-            asked = next((name for name in judges_in(spec.options) if name in sections), None)
-            if asked is not None:
-                rewarder = self._rewarders[which]
-                found[which] = plane(rewarder.name, partial(self._judged, rewarder), sections[asked])
-        return found
+    def _pave(self, sections: Mapping[str, JudgeSection]) -> None:
+        """The ways to the rewarders: store innermost, then stand-in, then backlog."""
+        for outer in self._rewarders:
+            for each in all_in(outer):
+                rewarder: Any = each
+                if self._store is not None and hasattr(rewarder, "keyed_by"):
+                    rewarder.way = partial(self._stored, self._store, rewarder, outer.name)
+                section = sections.get(getattr(rewarder, "judge_name", ""))
+                if section is not None:
+                    way = getattr(rewarder, "way", rewarder.judge)
+                    self._backlogs.append(plane(rewarder.name, way, section))
+                    rewarder.way = self._backlogs[-1].judge
 
     async def _watched(self, which: int, group: Group) -> list[Verdict]:
         """The verdicts on a real group as they may leave; a probe that is due runs beside what comes next. Evaluations
@@ -195,7 +201,7 @@ class RewardWorker:
     async def _judge(self, which: int, watch: Watch, group: Group, probe: Probe | None) -> None:
         """A probe, and at once all that a suspicion asks for: while a key is paid it gets more frequent by the step."""
         while probe is not None:
-            verdicts = await self._ask_once(which, probe.group)
+            verdicts = await ask(self._rewarders[which], probe.group, self._timeout_s)
             watch.saw(probe, verdicts)
             if self.channels:  # attacks are not how the policy errs: rates come from ordinary answers alone
                 truths = [item.right if item.family in ORDINARY else None for item in probe.items]
@@ -205,30 +211,22 @@ class RewardWorker:
     async def _ask(self, which: int, group: Group) -> list[Verdict]:
         rewarder = self._rewarders[which]
         name, alone = rewarder.name, getattr(rewarder, "keyed_by", "") == "rollout"
-        verdicts = await self._ask_once(which, group)
+        verdicts = await ask(rewarder, group, self._timeout_s)
         for _ in range(self._retries):
             again = [i for i, v in enumerate(verdicts) if v.status in FAILURES]
             if not again:
                 break
             self._counts[name]["retried"] += len(again)
             rest = replace(group, rollouts=tuple(group.rollouts[i] for i in again)) if alone else group
-            fresh = await self._ask_once(which, rest)
+            fresh = await ask(rewarder, rest, self._timeout_s)
             for place, i in enumerate(again):
                 verdicts[i] = fresh[place if alone else i]
         self._counts[name].update(str(v.status) for v in verdicts)
         return verdicts
 
-    async def _ask_once(self, which: int, group: Group) -> list[Verdict]:
-        """What waits in a backlog waits without limit: a rewarder that asks a judge limits its requests itself."""
-        rewarder, backlog = self._rewarders[which], self._backlogs.get(which)
-        how = backlog.judge if backlog else partial(self._judged, rewarder)
-        return await ask(rewarder, group, self._timeout_s, how)
-
-    async def _judged(self, rewarder: Rewarder, group: Group) -> list[Verdict]:
-        if self._store is None or not hasattr(rewarder, "keyed_by"):
-            return list(await rewarder.judge(group))
-        verdicts, num_known = await self._store.judge(rewarder, group)
-        self._counts[rewarder.name]["known"] += num_known
+    async def _stored(self, store: VerdictStore, rewarder: Rewarder, label: str, group: Group) -> list[Verdict]:
+        verdicts, num_known = await store.judge(rewarder, group)
+        self._counts[label]["known"] += num_known
         return verdicts
 
     def _check(self, group: Group) -> None:
@@ -242,12 +240,3 @@ class RewardWorker:
             f"{num_scored} of {len(found)} rollouts of prompt {group.prompt.id} were scored; "
             f"rewarder {last.rewarder}: {last.status}: {last.cause}; {ADVICE[last.status]}"
         )
-
-
-def judges_in(options: Any) -> Iterator[str]:
-    """The names of the judges that a rewarder with these options asks, itself and those inside it."""
-    for key, value in options.items() if isinstance(options, Mapping) else enumerate(options):
-        if key == "judge" and isinstance(value, str):
-            yield value
-        elif isinstance(value, (Mapping, list, tuple)):
-            yield from judges_in(value)

@@ -9,6 +9,7 @@ names file, key, value, what was wanted, and the nearest known key.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,10 +108,11 @@ class JudgeSection(Section):
     name: Annotated[str, Field(min_length=1)]
     """What rewarders call it: `judge = "NAME"`."""
     model: str
-    """Its name at the endpoint; without one, a model folder (or a known name) that this node serves."""
+    """Its name at the endpoint; without one, a model folder (or a known name) that this node serves. Verdicts are kept
+    under the judge's name and this one: another model needs another of either."""
     endpoint: str = ""
     """Base URL of a server that speaks OpenAI's protocol (`http://HOST:PORT/v1`); empty: served by this node."""
-    key_env: str = ""
+    key_env: Annotated[str, Field(pattern="^([A-Z_][A-Z0-9_]*)?$")] = ""
     """Environment variable that holds the endpoint's key. A key has no other way in."""
     timeout_s: Positive = 30.0
     """Time limit of one request."""
@@ -411,10 +413,15 @@ _WANTED = {
 }
 """Words of ours for what pydantic words for programmers."""
 
+SECRET = re.compile("key|secret|passw|credential|authorization|token$", re.IGNORECASE)
+"""In names of settings of which a wrong value is not repeated: it may be a key in the wrong place."""
+
 
 def _explain(place: str, error: Any) -> str:
     loc = [str(p) for p in error["loc"]]
     key, doc, given = ".".join(loc), _doc(loc), _brief(error["input"])
+    if SECRET.search(loc[-1]):
+        given = "(not shown)"
     if error["type"] == "extra_forbidden":
         return f"{place}: {key} = {given}: unknown key{nearest(loc[-1], _keys_at(loc[:-1]))}"
     if error["type"] == "missing":
@@ -423,6 +430,8 @@ def _explain(place: str, error: Any) -> str:
     context, kind = error.get("ctx", {}), error["type"]
     if kind == "model_type":
         wanted = "a name, or a table with a name" if context["class_name"].endswith("Spec") else f"a table [{key}]"
+    elif loc[-1] == "key_env":
+        wanted = "the name of a variable, in capitals"
     elif kind in ("too_short", "too_long"):
         bound = context.get("min_length", context.get("max_length"))
         wanted = f"a list of at {'least' if kind == 'too_short' else 'most'} {bound}"

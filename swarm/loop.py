@@ -21,6 +21,7 @@ begins, and nothing that was made with the old one's weights is trained on.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -29,7 +30,7 @@ from swarm import evaluation, recovery, saving
 from swarm.errors import DeadActor, DivergedError, PromptRefused, StageFailure, StarvedError
 from swarm.journal import Journal
 from swarm.ledger import Ask, Ledger
-from swarm.metrics import step_metrics
+from swarm.metrics import drained, step_metrics
 from swarm.pool import Pool
 from swarm.resampling import Resampling
 from swarm.roles import Crew, PromptStream
@@ -77,6 +78,8 @@ class Node:
     writing: asyncio.Task[None] | None = None
     """The checkpoint that is being written while training goes on."""
     shares: Shares = field(default_factory=Shares)
+    judged: Counter[str] = field(default_factory=Counter)
+    """What judges were asked since the last step, also about groups that were set aside."""
 
 
 async def run(node: Node) -> None:
@@ -142,7 +145,7 @@ async def learn(node: Node, tasks: asyncio.TaskGroup) -> None:
         handing_out = tasks.create_task(hand_out(node, weights, list(batch)))
         node.journal.published(weights)
         line = step_metrics(node.lineage, report, handles, weights, node.shares)
-        node.journal.step(line | node.resampling.read())
+        node.journal.step(line | node.resampling.read() | drained(node.judged))
         if node.step % node.checkpoint_every == 0 and node.step < node.steps:
             lineage = node.lineage
             with node.shares.spend("save"):
@@ -193,6 +196,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
                     draw, tries = None, 0
             else:
                 facts, node.failures_in_a_row = handle.facts, 0
+                node.judged.update(facts.judged)
                 node.journal.notices(facts.notices)
                 if not await node.resampling.sets_aside(facts):
                     node.ledger.pooled(ticket, attempt, facts.mean_length)

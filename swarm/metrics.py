@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,13 @@ def label_metrics(batch: Sequence[Handle]) -> dict[str, float]:
         "reward/displaced_frac": sum(labels.displaced for labels in found) / rollouts,
         "reward/stand_in_frac": sum(labels.stood_in for labels in found) / rollouts,
     }
+
+
+def drained(counts: Counter[str]) -> dict[str, int]:
+    """The counts since the last call; from now on they are 0."""
+    found = dict(counts)
+    counts.update({name: -count for name, count in found.items()})
+    return found
 
 
 def sync_metrics(weights: Weights) -> dict[str, float]:

@@ -219,6 +219,9 @@ class GroupFacts:
     """Why rollouts have no reward, for the counters."""
     notices: tuple[Mapping[str, Any], ...] = ()
     """Events of the reward worker since its last group, for the journal."""
+    judged: Mapping[str, int] = field(default_factory=dict)
+    """What the reward worker asked of judges since the last group that it scored, as metrics: of that group, of those
+    under way, of sentinels and evaluations. Empty without judges."""
     labels: Labels | None = None
     """Once it is scored."""
     bytes: int = 0

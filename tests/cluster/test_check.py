@@ -135,6 +135,29 @@ def test_a_judge_that_is_not_there_or_cannot_be_asked_is_named(recipe: Path, use
     assert any(said in problem for problem in found), found
 
 
+KEY = "sk-mQ7secret"
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (f"key = '{KEY}'", 'rewarders.judges.0.key = (not shown): unknown key; did you mean "key_env"?'),
+        (f"api_key = '{KEY}'", "rewarders.judges.0.api_key = (not shown): unknown key"),
+        (f"token = '{KEY}'", "rewarders.judges.0.token = (not shown): unknown key"),
+        (f"key_env = '{KEY}'", "rewarders.judges.0.key_env = (not shown): wanted the name of a variable"),
+        (
+            f"key_env = ['{KEY}']",
+            "rewarders.judges.0.key_env = (not shown): wanted the name of a variable, in capitals",
+        ),
+        (f"endpoint = 'http://me:{KEY}@h:x/v1'", "rewarders.judges.0.endpoint = (not shown): a URL with a user name"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(recipe: Path, setting: str, said: str) -> None:
+    found = problems(recipe, f"rewarders.judges=[{{name = 'j', model = 'm', {setting}}}]")
+    assert any(said in problem for problem in found), found
+    assert KEY not in "\n".join(found)
+
+
 @pytest.mark.parametrize("judge", [JUDGE, "{name = 'j', model = 'tiny'}"])
 def test_judges_with_and_without_an_endpoint_are_taken(recipe: Path, judge: str) -> None:
     use = "[{name = 'yes_no', judge = 'j'}, {name = 'principles', judge = 'j', principles = ['It is kind.']}]"

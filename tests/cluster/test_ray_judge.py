@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import pytest
 
 from cluster import build
 from cluster.check import check
+from cluster.ray_judge import ChatOverRay
+from rewarders.chat import Reply
+from swarm.config import JudgeSection
 from swarm.errors import RewarderError
 from swarm.roles import Crew
 from swarm.types import Finish, Group, Prompt, Rollout, Span
@@ -33,6 +38,49 @@ def group(ticket: int) -> Group:
 
 async def scored(crew: Crew, ticket: int) -> Group:
     return await crew.fetch(await crew.score(await crew.adopt(group(ticket))))
+
+
+class Remote:
+    """A method of a process: `method.remote(...)`."""
+
+    def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
+        self.remote = method
+
+
+class SlowJudge:
+    """The judge's process: two requests at a time, the others wait."""
+
+    def __init__(self) -> None:
+        self.ready, self.ask = Remote(self._ready), Remote(self._ask)
+        self.waiting = self.most = 0
+        self._slots = asyncio.Semaphore(2)
+
+    async def _ready(self) -> int:
+        return 1
+
+    async def _ask(self, messages: list[dict[str, str]], max_tokens: int, choices: list[str]) -> Reply:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        async with self._slots:
+            await asyncio.sleep(0.1)
+        self.waiting -= 1
+        return Reply(messages[0]["content"])
+
+
+def test_what_waits_for_a_busy_judge_is_not_late() -> None:
+    async def main() -> None:
+        judge = SlowJudge()
+        section = JudgeSection(name="own", model="m", concurrent=2, timeout_s=0.5)
+        chats = [pickle.loads(pickle.dumps(ChatOverRay("own", None, section, workers=2))) for _ in range(2)]
+        for chat in chats:
+            chat._process = judge
+        asked = [
+            chat.ask([{"role": "user", "content": str(i)}], max_tokens=1) for i, chat in enumerate(chats * 10)
+        ]  # 1 s of work for a judge whose limit is half of that
+        assert [reply.text for reply in await asyncio.gather(*asked)] == [str(i) for i in range(20)]
+        assert judge.most == 4
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from rewarders.judge_simulator import Faults, JudgeSimulator
 from swarm.journal import RunFolder
 from swarm.schema import read_groups, write_groups
 from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
+from tests.cluster.yes_model import make_yes_model
 
 KEY = "sk-test-90ac1f7733"
 RECIPE = """
@@ -133,6 +134,38 @@ def test_a_judge_is_asked_once_and_its_key_stays_in_the_environment(
     assert KEY.encode() not in everything
 
 
+def test_a_judge_behind_a_guard_is_asked_once_too_and_another_threshold_asks_again(
+    folder: RunFolder, tmp_path: Path
+) -> None:
+    judge = JudgeSimulator()
+    with serving(application(judge)) as url:
+
+        def settings(rest: str) -> list[str]:
+            return [
+                f"rewarders.judges=[{{name = 'j', model = 'simulator', endpoint = '{url}'}}]",
+                f"rewarders.use=[{{name = 'guard', of = {{name = 'yes_no', judge = 'j'{rest}}}}}]",
+                f"rewarders.store={tmp_path / 'verdicts.sqlite'}",
+            ]
+
+        first = rescore(folder, *settings(""))
+        assert first.exit_code == 0, first.output
+        assert judge.asked == 12
+        second = rescore(folder, *settings(""))
+        assert judge.asked == 12
+        assert rescore(folder, *settings(", threshold = 0.5")).exit_code == 0
+        assert judge.asked == 24  # another version of the rewarder
+    assert json.loads(second.stdout)["verdicts"]["guard"] == {"scored": 12, "known": 12}
+
+
+def test_a_judge_that_the_node_served_is_served_again(folder: RunFolder, tmp_path: Path) -> None:
+    model = make_yes_model(tmp_path / "yes")
+    use = "{name = 'guard', of = {name = 'yes_no', judge = 'own', threshold = 0.5}}"
+    judge = f"{{name = 'own', model = '{model}', engine = 'transformers', timeout_s = 120.0}}"
+    done = rescore(folder, f"rewarders.use=[{use}]", f"rewarders.judges=[{judge}]", "model.dtype=float32")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["all"]["mean_after"] == 1.0  # it says yes to everything
+
+
 def test_a_refused_key_is_an_error_of_every_verdict_and_no_reward(folder: RunFolder, monkeypatch) -> None:
     monkeypatch.setenv("TEST_JUDGE_KEY", "wrong")
     with serving(application(JudgeSimulator(), key=KEY)) as url:
@@ -148,7 +181,7 @@ def test_a_refused_key_is_an_error_of_every_verdict_and_no_reward(folder: RunFol
     [
         (["rewarders.use=exakt"], "wanted a list"),
         (["rewarders.use=['exakt']"], 'did you mean "exact"'),
-        (["rewarders.judges=[{name = 'j', model = 'tiny'}]"], "rewarders.judges, j: has no endpoint"),
+        (["rewarders.judges=[{name = 'j', model = './nowhere', engine = 'transformers'}]"], "no such folder"),
         (["rewarders.store=/dev/null/x"], "rewarders.store = '/dev/null/x': cannot be used"),
     ],
 )

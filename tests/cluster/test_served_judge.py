@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.served_judge import ServedJudge, served_name
-from rewarders.chat import ChatModel
+from rewarders.chat import ChatModel, TooLong
 from swarm.config import JudgeSection, Spec
 from tests.cluster.small import make_model
 from tests.cluster.yes_model import make_yes_model
@@ -91,8 +91,8 @@ def test_without_choices_there_are_none(judge: ServedJudge) -> None:
     assert asyncio.run(judge.ask(MESSAGES, max_tokens=1)).choices == {}
 
 
-def test_what_does_not_fit_the_context_is_no_connection_error(judge: ServedJudge) -> None:
-    with pytest.raises(ValueError, match=r"small.*tokens.*context of 512.*longer context"):
+def test_what_does_not_fit_the_context_is_too_long(judge: ServedJudge) -> None:
+    with pytest.raises(TooLong, match=r"small.*tokens.*context of 512.*longer context"):
         asyncio.run(judge.ask([{"role": "user", "content": "x" * 600}], max_tokens=4))
 
 

@@ -92,10 +92,15 @@ def test_the_draws_of_a_cascade_are_its_share() -> None:
 @given(PAIRS, st.sampled_from([0.2, 0.5, 1.0]))
 def test_a_hybrid_is_between_its_two_and_nearer_to_a_sure_judge(make_group, pairs, weight) -> None:
     rule, soft, texts = two(pairs)
+    silent = all(s is Status.ABSTAINED for _, s in pairs)
     for verdict, (r, s) in zip(
         judged(Hybrid(rule=rule, soft=soft, weight=weight), make_group(texts)), pairs, strict=True
     ):
-        if bad := worst(r, s):
+        if silent and r not in FAILED:
+            assert (verdict.value, verdict.parts["share"]) == (r, 0.0)
+            assert "soft: abstained: b would not" in verdict.cause
+            continue
+        if bad := worst(r) if silent else worst(r, s):
             assert (verdict.status, verdict.value) == (bad, None)
             continue
         w = weight * abs(2 * s - 1)

@@ -20,6 +20,7 @@ from rewarders import endpoint
 from rewarders.chat import BudgetSpent, ChatModel, Reply
 from rewarders.completion import read
 from rewarders.endpoint import LARGEST_BODY, Endpoint, PerMinute, endpoint_problem
+from rewarders.rubric import Rubric
 from rewarders.yes_no import YesNo
 from swarm.config import JudgeSection
 from swarm.types import Status
@@ -108,6 +109,38 @@ def test_a_bad_answer_is_never_a_number(name: str, make_group) -> None:
         assert verdict.status is (Status.TIMEOUT if kind is TimeoutError else Status.ERROR)
         assert verdict.value is None
         assert "j/m: " in verdict.cause
+
+
+REFUSALS = [
+    ("400 Bad Request", '{"error": {"message": "too many", "code": "context_length_exceeded"}}'),
+    ("400 Bad Request", "This model's maximum context length is 2048 tokens. However, you requested 2100 tokens"),
+    ("400 Bad Request", "The decoder prompt (length 3000) is longer than the maximum model length of 2048."),
+    ("400 Bad Request", "the request exceeds the available context size"),
+    ("413 Content Too Large", ""),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), REFUSALS)
+def test_what_is_too_long_for_a_judge_is_an_abstention_with_its_cause(status: str, body: str, make_group) -> None:
+    requests = 0
+
+    async def refusing(request: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        await saying(body, status)(request, writer)
+
+    async def judged() -> list[Any]:
+        async with rude(refusing) as url:
+            judge = Endpoint(section(url, retries=3))
+            found = list(await YesNo(judge=judge).judge(make_group(["4"], "4")))
+            assert judge.spent_tokens == 0
+            return found + list(await Rubric(judge=judge, criteria=["short"]).judge(make_group(["4"], "4")))
+
+    for verdict in asyncio.run(judged()):
+        assert verdict.status is Status.ABSTAINED
+        assert f" answered {status.split(maxsplit=1)[0]}: " in verdict.cause
+        assert body[:20] in verdict.cause
+    assert requests == 2  # asking again would say the same
 
 
 def test_an_endless_body_is_cut_off_early() -> None:
@@ -399,8 +432,12 @@ def test_a_key_that_is_none_is_refused_by_the_name_of_its_variable(value, monkey
         ("", "wanted http"),
         ("ftp://h/v1", "wanted http"),
         ("127.0.0.1:80", "wanted http"),
-        (f"http://me:{KEY}@h/v1", "with a user name or a query"),
-        (f"https://h/v1?key={KEY}", "with a user name or a query"),
+        ("http://h:x/v1", "Invalid port"),
+        (f"http://me:{KEY}@h/v1", "with a user name, query or fragment"),
+        (f"http://me:{KEY}@h:x/v1", "with a user name, query or fragment"),
+        (f"me:{KEY}@h/v1", "with a user name, query or fragment"),
+        (f"https://h/v1?key={KEY}", "with a user name, query or fragment"),
+        (f"https://h/v1#{KEY}", "with a user name, query or fragment"),
     ],
 )
 def test_an_endpoint_that_is_none_is_refused(url: str, said: str) -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pytest
 
+from rewarders.keys import INJECTIONS
 from rewarders.registry import REWARDERS
 from rewarders.sentinels import Watch, pooled
 from rewarders.suites import (
@@ -251,6 +252,15 @@ def test_an_answer_that_is_a_special_value_is_not_called_wrong(answer) -> None:
     prompt = replace(sums(1)[0], answer=answer)
     found = sentinels(prompt, [], suites_for(SPEC), "{}", random.Random(0))
     assert answer not in [item.text for item in found if not item.right]
+
+
+@pytest.mark.parametrize("answer", ["1", "1.0"])
+def test_a_forged_verdict_that_ends_in_the_answer_is_not_called_wrong(answer) -> None:
+    prompt = replace(sums(1)[0], answer=answer)
+    draws = [sentinels(prompt, [], suites_for(SPEC), "{}", random.Random(seed)) for seed in range(200)]
+    injected = {item.text for found in draws for item in found if item.family == "injection"}
+    assert len(injected) == len(INJECTIONS) - 1
+    assert not any("1.0" in text for text in injected)
 
 
 def plain(value):

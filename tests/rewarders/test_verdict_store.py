@@ -330,6 +330,47 @@ def test_a_worker_asks_its_judge_once_for_each_response(store, make_group) -> No
     assert versions.pop().startswith("yes_no@")
 
 
+JUDGE = {"name": "yes_no", "judge": "j"}
+AROUND = [
+    {"name": "guard", "of": JUDGE},
+    {"name": "gate", "when": "exact", "then": JUDGE, "at_least": 0.0},
+    {"name": "cascade", "rule": "exact", "appeal": JUDGE, "share": 1.0, "replaces": True},
+    {"name": "hybrid", "rule": "exact", "soft": JUDGE},
+    {"name": "weighted", "of": ["exact", JUDGE], "weights": [1.0, 1.0]},
+    {"name": "route", "to": {"test": JUDGE}},
+    {"name": "ensemble", "of": ["exact", JUDGE]},
+    {"name": "par", "of": JUDGE, "column": "answer"},
+    {"name": "guard", "of": {"name": "cascade", "rule": "exact", "appeal": JUDGE, "share": 1.0}},
+]
+
+
+@pytest.mark.parametrize("use", AROUND, ids=lambda use: str(use["name"]))
+def test_nothing_is_judged_twice_wherever_the_judge_stands(store, make_group, use) -> None:
+    """Not the same text in one group, not in another group, not by a second worker, and not by the judge alone."""
+    judge = JudgeSimulator(Faults(false_accept=0.5))
+    groups = [make_group(["it is 4", "7", "9", "it is 4"], "4"), replace(make_group(["9", "8"], "4"), id="another")]
+
+    def values(made: RewardWorker) -> list[Any]:
+        judged = [asyncio.run(made.judge(group)) for group in groups]
+        made.close()
+        return [rollout.verdicts[0].value for group in judged for rollout in group.rollouts]
+
+    def around(kept: VerdictStore | None) -> RewardWorker:
+        return RewardWorker([Spec.model_validate(use)], timeout_s=5.0, retries=0, judges={"j": judge}, store=kept)
+
+    plain, judge.asked = values(around(None)), 0
+    made = around(store)
+    assert values(made) == plain
+    first = judge.asked
+    assert 1 <= first <= 4 + ("column" in use)  # its reference is one more text
+    again = around(store)
+    assert values(again) == plain
+    assert judge.asked == first
+    assert again.counts()[use["name"]]["known"] >= 5
+    values(worker(judge, store))
+    assert judge.asked <= 5  # the judge alone finds what it said inside
+
+
 def test_a_retry_asks_for_the_failed_ones_alone(make_group) -> None:
     class Once(JudgeSimulator):
         async def ask(self, messages: Any, *, max_tokens: int, choices: Sequence[str] = ()) -> Any:

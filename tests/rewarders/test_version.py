@@ -80,10 +80,14 @@ def test_it_covers_helpers_and_the_child_process() -> None:
 def test_run_time_data_are_part_of_it(tmp_path: Path) -> None:
     file = tmp_path / "principles.txt"
     file.write_text("It is kind.\n")
-    use = [Spec(name="principles", options={"judge": "j", "path": str(file)}), Spec(name="exact")]
-    principles, exact = build(use, 1.0, {"j": JudgeSimulator()})
-    before = present_version(principles)
-    assert before == present_version(principles)
+    options = {"judge": "j", "path": str(file)}
+    guarded = {"of": {"name": "principles", **options}}
+    use = [Spec(name="principles", options=options), Spec(name="guard", options=guarded), Spec(name="exact")]
+    *made, exact = build(use, 1.0, {"j": JudgeSimulator()})
+    before = [present_version(each) for each in made]
+    assert before == [present_version(each) for each in made]
     file.write_text("It is brief.\n")
-    assert present_version(principles) != before
+    after = [present_version(each) for each in made]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+    assert after == [present_version(each) for each in build(use, 1.0, {"j": JudgeSimulator()})[:2]]
     assert present_version(exact) == exact.version  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rewarders.registry import REWARDERS
-from rewarders.worker import RewardWorker, judges_in
+from rewarders.worker import RewardWorker
 from swarm.config import ChannelsSection, JudgeSection, KnownRates, Spec
 from swarm.errors import RewarderError
 from swarm.types import Group, Status, Verdict
@@ -241,11 +241,49 @@ def test_a_rewarder_that_asks_a_judge_has_a_backlog_and_the_others_do_not_wait(m
     asyncio.run(main())
 
 
-def test_judges_are_found_wherever_a_rewarder_names_them() -> None:
-    options = {
-        "when": {"name": "x", "judge": "a"},
-        "of": [{"judge": "b"}, 3, "judge"],
-        "judge": "c",
-        "table": {"judge": 1},
-    }
-    assert list(judges_in(options)) == ["a", "b", "c"]
+@pytest.mark.parametrize(
+    ("composition", "values"),
+    [
+        ({"name": "weighted", "of": ["exact", "JUDGE"], "weights": [1.0, 0.5]}, [1.0, 0.0]),
+        ({"name": "weighted", "of": ["exact", "JUDGE"]}, [1.0, 0.0]),
+        ({"name": "cascade", "rule": "exact", "appeal": "JUDGE", "share": 1.0}, [1.0, 0.0]),
+        ({"name": "hybrid", "rule": "exact", "soft": "JUDGE"}, [1.0, 0.0]),
+        ({"name": "guard", "of": "JUDGE"}, [None, None]),
+        ({"name": "gate", "when": "exact", "then": "JUDGE"}, [None, None]),
+        ({"name": "cascade", "rule": "exact", "appeal": "JUDGE", "share": 1.0, "replaces": True}, [1.0, None]),
+        ({"name": "ensemble", "of": ["exact", "JUDGE"]}, [None, None]),
+        ({"name": "route", "to": {"test": "JUDGE"}}, [None, None]),
+    ],
+)
+def test_a_judge_that_is_behind_displaces_its_own_part_of_a_composition_alone(make_group, composition, values) -> None:
+    """One request hangs, so that a second group waits and loses patience: what its composition says without a judge."""
+    judge = {"name": "yes_no", "judge": "slow"}
+    options = {key: judge if value == "JUDGE" else value for key, value in composition.items() if key != "name"}
+    if "of" in options and isinstance(options["of"], list):
+        options["of"] = ["exact", judge]
+    if "to" in options:
+        options["to"] = {"test": judge}
+
+    class Hangs:
+        name = "hangs"
+
+        async def ask(self, *_: Any, **__: Any) -> Any:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        made = RewardWorker(
+            [Spec(name=composition["name"], options=options)],
+            timeout_s=5.0,
+            retries=0,
+            judges={"slow": Hangs()},  # type: ignore[dict-item]
+            sections=[JudgeSection(name="slow", model="m", patience_s=0.05)],
+        )
+        judged = await made.judge(make_group(["4", "5"], "4"))
+        verdicts = [rollout.verdicts[0] for rollout in judged.rollouts]
+        assert [v.value for v in verdicts] == values
+        assert any("displaced: the judge is behind" in v.cause for v in verdicts)
+        assert all(v.status is Status.ABSTAINED for v in verdicts if v.value is None)
+        assert all(v.waited_s == 0.0 for v in verdicts if v.value is not None)  # no label of the judge's has an age
+        made.close()
+
+    asyncio.run(main())

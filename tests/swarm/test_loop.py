@@ -551,6 +551,27 @@ def test_what_a_reward_worker_has_to_tell_is_in_the_run_folder(tmp_path: Path) -
         assert node.journal.folder.read("quarantine.jsonl") == [found]
 
 
+def test_what_judges_were_asked_is_counted_once_also_of_groups_that_are_set_aside(tmp_path: Path) -> None:
+    scored = 0
+
+    class Asking(FakeCrew):
+        async def score(self, handle: Handle) -> Handle:
+            nonlocal scored
+            scored += 1
+            found = await super().score(handle)
+            return Handle(found.ref, replace(found.facts, judged={"reward/judge_calls": 2, "reward/judge_tokens": 0}))
+
+    crew = Asking()
+    crew.rewarding = lambda prompt, ticket, num: [float(i == 0 and ticket % 2) for i in range(num)]
+    with process(tmp_path, crew, steps=6, resample=1.0) as node:
+        asyncio.run(go(node))
+        lines = node.journal.folder.read("metrics.jsonl")
+        told = sum(line["reward/judge_calls"] for line in lines)
+        assert told + node.judged["reward/judge_calls"] == 2 * scored
+        assert told > 2 * 6 * crew.groups_per_step
+        assert all(line["reward/judge_tokens"] == 0 for line in lines)
+
+
 def test_what_a_reward_worker_has_to_tell_comes_with_a_failure_too(tmp_path: Path) -> None:
     class Failing(FakeCrew):
         async def score(self, handle: Handle) -> Handle:

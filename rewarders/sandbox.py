@@ -25,10 +25,11 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rewarders.process import ChildDied, ChildError, ChildFailure
 from rewarders.sandbox_box import Box, Job, Pipes, Run
@@ -153,13 +154,17 @@ class Sandbox:
         # Linux sends the parent-death signal when the *thread* that started the child ends: these live until `close`.
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="sandbox")
 
-    async def run(self, program: str, jobs: Sequence[Job], budget_s: float) -> list[Run]:
-        """One `Run` per job, in order; jobs that `budget_s` (of all, in seconds) leaves no time for fail.
+    async def run(
+        self, program: str, jobs: Sequence[Job], budget_s: float, keep: Callable[[int, Run], Any] = lambda _, run: run
+    ) -> list[Any]:
+        """What `keep` makes of each job's number and `Run`, in order, else the `Run`s; jobs that `budget_s` (of all, in
+        seconds) leaves no time for fail. `keep` is called on the sandbox's thread as soon as a job has ended: reading
+        what programs wrote takes time, and a thousand outputs would be a gigabyte.
 
         Jobs share /tmp and nothing else. Raises ChildFailure where the sandbox failed.
         """
         stop = threading.Event()
-        future = self._threads.submit(self._run, program, list(jobs), budget_s, stop)
+        future = self._threads.submit(self._run, program, list(jobs), budget_s, keep, stop)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -175,8 +180,15 @@ class Sandbox:
         self._closed = True
         self._threads.shutdown(wait=True)
 
-    def _run(self, program: str, jobs: list[Job], budget_s: float, stop: threading.Event) -> list[Run]:
-        way, runs = find_way(), []
+    def _run(
+        self,
+        program: str,
+        jobs: list[Job],
+        budget_s: float,
+        keep: Callable[[int, Run], Any],
+        stop: threading.Event,
+    ) -> list[Any]:
+        way, kept = find_way(), []
         box: Box | None = None
         left = budget_s
 
@@ -184,16 +196,16 @@ class Sandbox:
             return self._closed or stop.is_set()
 
         try:
-            for job in jobs:
+            for number, job in enumerate(jobs):
                 if stopped():
                     raise ChildDied("the sandbox was closed")
                 if left <= 0:
-                    runs.append(Run(f"no time left: the jobs before took {budget_s:.3g} s"))
+                    kept.append(keep(number, Run(f"no time left: the jobs before took {budget_s:.3g} s")))
                     continue
                 if box is None:
                     box = open_box(way, program, self.limits)
                 run = box.run(job, min(left, self.limits.wall_s), stopped)
-                runs.append(run)
+                kept.append(keep(number, run))
                 left -= run.seconds
                 self._cpu_s += run.cpu_s
                 if box.killed:
@@ -202,7 +214,7 @@ class Sandbox:
         finally:
             if box:
                 box.end()
-        return runs
+        return kept
 
 
 def open_box(way: Way, program: str, limits: Limits) -> Box:

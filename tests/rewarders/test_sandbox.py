@@ -117,6 +117,15 @@ def test_output_is_read_no_further_than_its_limit(either) -> None:
     assert psutil.Process().memory_info().rss - before < 2**28
 
 
+def test_of_many_outputs_no_more_is_kept_than_asked_for_and_reading_them_holds_up_nobody(contained) -> None:
+    def keep(number: int, run: Run) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        return number + len(run.stdout)
+
+    found = asyncio.run(contained.run("print('x' * 9999)", [Job()] * 3, 60.0, keep))
+    assert found == [10000, 10001, 10002]
+
+
 def test_the_environment_is_empty(either, monkeypatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
     found = run(either, "import os; print(sorted(os.environ))")

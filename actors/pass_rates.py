@@ -8,6 +8,7 @@ that is the estimate that matters.
 A pass rate is the mean reward within [0, 1]: of rewards 0 and 1, the share that is right. The variance of a pass is the
 variance within groups, divisor n - 1: for such rewards it is p (1 - p) in expectation, and where rewards have degrees
 it is theirs, while the p (1 - p) of their mean would call a prompt whose answers all earn one half the best of all.
+With several rewarders let weights add up to 1: what a sum has above that is cut off, and its prompts look solved.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from pathlib import Path
 from cluster.check_noise import noise_problems
 from cluster.precision import settled
 from cluster.registries import all_rewarders, problems_of, specs_of
-from learners.advantages import TEACHES_FLAT
+from learners.advantages import ROUNDING, TEACHES_FLAT
 from learners.losses import WITHOUT_RATIO
 from learners.truncation import PENALTIES
+from rewarders.bounds import total
 from rewarders.endpoint import endpoint_problem
 from rewarders.function import check_function
 from rewarders.registry import REWARDERS
@@ -86,7 +87,7 @@ def rule_problems(config: RunConfig) -> list[str]:
     s, select = config.learners, config.actors.select.name
     loss, advantage, correction = s.loss.name, s.advantage.name, s.correction
     default = LearnersSection.model_fields["correction"].default
-    weights = sum(spec.weight for spec in config.rewarders.use)
+    low, high = total([(spec, spec.weight) for spec in config.rewarders.use])
     learned_from_flat = advantage in TEACHES_FLAT or loss in WITHOUT_RATIO or s.truncation.name in PENALTIES
     said = [
         (
@@ -97,10 +98,11 @@ def rule_problems(config: RunConfig) -> list[str]:
             ),
         ),
         (
-            advantage == "bnpo" and (s.truncation.name in PENALTIES or weights > 1.0),
+            advantage == "bnpo" and (s.truncation.name in PENALTIES or low < 0.0 or high > 1.0 + ROUNDING),
             (
-                f"learners.advantage = bnpo: needs rewards in [0, 1], but rewarder weights add up to {weights:g}, "
-                f"learners.truncation = {s.truncation.name}"
+                f"learners.advantage = bnpo: needs rewards in [0, 1], but those of rewarders.use, weighted, are in "
+                f"[{low:g}, {high:g}], learners.truncation = {s.truncation.name}; lower the weights, leave truth, "
+                "lsc or a penalty out, or take another advantage"
             ),
         ),
         (

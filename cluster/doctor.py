@@ -29,6 +29,7 @@ from rich.text import Text
 
 from cluster.estimate import GIB, KNOWN, Row, checkpoint_gib, context_of, estimate, local_folder, shape_of, total_gib
 from cluster.precision import native_bfloat16, on_gpus
+from cluster.registries import all_rewarders
 from rewarders.endpoint import key_problem
 from rewarders.process import ChildFailure
 from rewarders.sandbox import look
@@ -318,15 +319,16 @@ def _address(config: RunConfig) -> list[Problem]:
 
 def _sandbox(config: RunConfig) -> list[Problem]:
     """What the programs that `code` judges would run in."""
-    if not any(spec.name == "code" for spec in config.rewarders.use):
+    where = next((key for key, spec in all_rewarders(config) if spec.name == "code"), None)
+    if where is None:
         return []
     try:
         way = look()
     except ChildFailure as failure:
-        return [Problem("error", f"rewarder code: {failure}")]
+        return [Problem("error", f"{where}, rewarder code: {failure}")]
     if way.lacks:
-        return [Problem("warning", f"rewarder code: {way.lacks}")]
-    return [Problem("note", f"rewarder code: programs run in bubblewrap ({way.bubblewrap})")]
+        return [Problem("warning", f"{where}, rewarder code: {way.lacks}")]
+    return [Problem("note", f"{where}, rewarder code: programs run in bubblewrap ({way.bubblewrap})")]
 
 
 def _started_here() -> str:

@@ -6,7 +6,7 @@
 
 Judges that the run's node served are served by this process.
 Nothing is trained. A reward is the weighted sum of verdicts, before by the run's recipe and after by the present one;
-an answer is correct where its reward is at least `swarm.scores.CORRECT`, and flips where that changes.
+an answer flips where it was correct (`swarm.scores.correct`) by the one recipe and is not by the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 from cluster.check import check
 from cluster.models import resolve
 from cluster.served_judge import ServedJudge
-from cluster.workers import RewarderWorker, reward_weights
+from cluster.workers import RewarderWorker, reward_weights, truth_of
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.errors import ConfigError, SchemaError, boundary
@@ -56,8 +56,8 @@ class Tally:
     before: float = 0.0
     after: float = 0.0
 
-    def add(self, before: float | None, after: float | None) -> bool:
-        """Count one rollout; whether anything about it changed."""
+    def add(self, before: float | None, after: float | None, was: bool | None, now: bool | None) -> bool:
+        """Count one rollout by its rewards and by whether it `was` and is correct; whether any reward changed."""
         self.rollouts += 1
         if before is None or after is None:
             self.lost += before is not None
@@ -66,8 +66,8 @@ class Tally:
         self.compared += 1
         same = abs(before - after) < EQUAL
         self.same += same
-        self.up += before < scores.CORRECT <= after
-        self.down += after < scores.CORRECT <= before
+        self.up += was is False and now is True
+        self.down += was is True and now is False
         self.before += before
         self.after += after
         return not same
@@ -168,7 +168,7 @@ async def _all(
     after: RunConfig,
     console: Console,
 ) -> _Found:
-    found, old, new = _Found(), reward_weights(before), reward_weights(after)
+    found, old, new = _Found(), _Rule.of(before), _Rule.of(after)
     places = asyncio.Semaphore(AT_ONCE)
 
     async def judged(group: Group) -> Group:
@@ -190,15 +190,29 @@ async def _all(
     return found
 
 
-def _compare(found: _Found, was: Group, now: Group, old: dict[str, float], new: dict[str, float]) -> int:
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a recipe makes of verdicts."""
+
+    weights: dict[str, float]
+    truth: frozenset[str]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Rule:
+        return cls(reward_weights(config), truth_of(config.rewarders.use))
+
+    def rewards(self, group: Group) -> tuple[float | None, ...]:
+        return scores.rewards([rollout.verdicts for rollout in group.rollouts], self.weights)
+
+    def correct(self, group: Group) -> tuple[bool | None, ...]:
+        return scores.correct([rollout.verdicts for rollout in group.rollouts], self.weights, self.truth)
+
+
+def _compare(found: _Found, was: Group, now: Group, old: _Rule, new: _Rule) -> int:
     """Rewards of one group that changed."""
     tally = found.sources.setdefault(was.prompt.source, Tally())
-    pairs = zip(_rewards(was, old), _rewards(now, new), strict=True)
-    return sum([tally.add(before, after) for before, after in pairs])
-
-
-def _rewards(group: Group, weights: dict[str, float]) -> tuple[float | None, ...]:
-    return scores.rewards([rollout.verdicts for rollout in group.rollouts], weights)
+    rows = zip(old.rewards(was), new.rewards(now), old.correct(was), new.correct(now), strict=True)
+    return sum([tally.add(*row) for row in rows])
 
 
 def _beside(folder: RunFolder) -> Path:

@@ -8,7 +8,7 @@ learner: torch takes seconds and a quarter of a GiB, which the driver and the re
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from actors.engines import ENGINES
 from rewarders.backlog import DISPLACED
 from rewarders.chat import ChatModel, Metered, read_meters
 from rewarders.endpoint import Endpoint
+from rewarders.registry import judges_truth
 from rewarders.stand_in import STAND_IN
 from rewarders.verdict_store import VerdictStore
 from rewarders.worker import Evidence, RewardWorker
@@ -54,14 +55,21 @@ def weights_of(specs: Sequence[WeightedSpec]) -> dict[str, float]:
     return dict(zip(scores.labels([s.name for s in specs]), [s.weight for s in specs], strict=True))
 
 
-def parcel(group: Group, weights: Mapping[str, float], backlog: int = 0) -> Parcel:
+def truth_of(specs: Sequence[WeightedSpec]) -> frozenset[str]:
+    """The labels of those that judge whether answers are right."""
+    named = zip(scores.labels([s.name for s in specs]), specs, strict=True)
+    return frozenset(label for label, spec in named if judges_truth(spec))
+
+
+def parcel(group: Group, weights: Mapping[str, float], truth: Collection[str] = (), backlog: int = 0) -> Parcel:
     """A group as a record batch with the facts that the driver may know; rewards only once there are verdicts.
 
-    `backlog` groups wait for judges where it was scored."""
+    `truth` are the rewarders that decide what is correct; `backlog` groups wait for judges where it was scored."""
     batch = schema.to_batch(group)
     lengths = [len(r.tokens) for r in group.rollouts]
     steps = [span.step for r in group.rollouts for span in r.spans]
-    scored = any(r.verdicts for r in group.rollouts)
+    verdicts = [r.verdicts for r in group.rollouts]
+    scored = any(verdicts)
     facts = GroupFacts(
         id=group.id,
         ticket=group.ticket,
@@ -72,7 +80,8 @@ def parcel(group: Group, weights: Mapping[str, float], backlog: int = 0) -> Parc
         mean_length=float(np.mean(lengths)),
         oldest_step=min(steps, default=0),
         newest_step=max(steps, default=0),
-        rewards=scores.rewards([r.verdicts for r in group.rollouts], weights) if scored else (),
+        rewards=scores.rewards(verdicts, weights) if scored else (),
+        correct=scores.correct(verdicts, weights, truth) if scored else (),
         causes=tuple(c for r in group.rollouts if (c := scores.cause(r.verdicts))),
         labels=labels_of(group, backlog) if scored else None,
         bytes=batch.nbytes,
@@ -142,13 +151,13 @@ class RewarderWorker:
     def __init__(self, config: RunConfig, served: Mapping[str, ChatModel] | None = None) -> None:
         """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
-        self._weights = reward_weights(config)
+        self._weights, self._truth = reward_weights(config), truth_of(r.use)
         judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
         self._judges = {name: Metered(judge) for name, judge in judges.items()}
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
         self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels, sections=r.judges)
-        self._exam_weights = weights_of(config.eval.use)
+        self._exam_weights, self._exam_truth = weights_of(config.eval.use), truth_of(config.eval.use)
         self._exam = make(config.eval.use) if config.eval.use else None
 
     async def ready(self) -> int:
@@ -158,13 +167,13 @@ class RewarderWorker:
     async def score(self, batch: pa.RecordBatch, facts: GroupFacts) -> Parcel:
         """The group with its verdicts; `facts` are those of the batch."""
         if self._exam is not None and facts.ticket < 0:  # an evaluation's
-            return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights)
+            return parcel(await self._exam.score(schema.from_batch(batch)), self._exam_weights, self._exam_truth)
         try:
             judged = await self._worker.score(schema.from_batch(batch))
         except RewarderError as error:
             error.notices = tuple(self._worker.notices()) if facts.ticket >= 0 else ()
             raise
-        scored, found = parcel(judged, self._weights, self._worker.waiting)
+        scored, found = parcel(judged, self._weights, self._truth, self._worker.waiting)
         if found.ticket >= 0:
             found = replace(found, judged=read_meters(self._judges.values()))
         return scored, replace(found, notices=tuple(self._worker.notices())) if found.ticket >= 0 else found

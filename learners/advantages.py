@@ -22,6 +22,8 @@ from swarm.config import NotNegative, Positive
 from swarm.types import Segment
 
 Floats = NDArray[np.float64]
+ROUNDING = 1e-9
+"""Weights of 0.7, 0.2 and 0.1 may add up to a little more than 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,12 @@ def bnpo(groups: Sequence[Scored]) -> list[PerRollout]:
     Source: BNPO, arXiv 2506.02864. Compare at tuned learning rates: its scale is its own.
     """
     for g in groups:
-        if g.rewards.min() < 0.0 or g.rewards.max() > 1.0:
-            raise ValueError(f"bnpo needs rewards in [0, 1], found {g.rewards.min():g} to {g.rewards.max():g}")
+        low, high = g.rewards.min(), g.rewards.max()
+        if low < -ROUNDING or high > 1.0 + ROUNDING:
+            raise ValueError(
+                f"learners.advantage = bnpo: needs rewards in [0, 1], found {low:g} to {high:g}; change rewarders.use "
+                "or their weights, or take another advantage"
+            )
     means = np.array([g.rewards.mean() for g in groups])
     alpha, beta = (1.0 + x / 3.0 for x in _beta_moments(means))
     return [_centred(g.rewards) * _inverse_density(m, alpha, beta) for g, m in zip(groups, means, strict=True)]

@@ -14,10 +14,10 @@ BEGIN = -1
 
 
 def prompt_stats(group: Group, weights: Mapping[str, float]) -> PromptStats:
-    """Pass rate, reward variance, gradient proxy and diversity of one scored group. `weights`: rewarder name -> factor.
+    """Mean reward, its variance, gradient proxy and diversity of one scored group. `weights`: rewarder name -> factor.
 
-    Rewards are the plain weighted sums of verdicts: a corrected reward can be above 1 or below 0 for either answer, so
-    it may not be compared with a threshold. Masked rollouts are left out.
+    Rewards are the plain weighted sums of verdicts, before any correction: a corrected one can be above 1 or below 0
+    for either answer. Masked rollouts are left out.
     """
     rewards = scores.rewards([rollout.verdicts for rollout in group.rollouts], weights)
     known = [rollout for rollout, reward in zip(group.rollouts, rewards, strict=True) if reward is not None]

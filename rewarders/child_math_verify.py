@@ -14,13 +14,16 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from rewarders.child_magnitude import MOST_DIGITS, digits
+from rewarders.child_magnitude import MOST_DIGITS, digits, is_out_of_reach
 
 LONGEST_TEXT = 20_000
 """Characters from the end that are searched for an answer; math-verify takes seconds for a megabyte."""
 FULL_STOP_IN_BOX = re.compile(r"\.(\s*\})")
 E_NOTATION = re.compile(r"(?<![\w.,])([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})[eE]([-+]?[0-9]{1,2})(?![\w.]*[0-9])")
 REPEATING = re.compile(r"(?<![\w.,])([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s?\{([0-9]{1,30})\}")
+THIN_SPACE = re.compile(r"(?<=[0-9])\\[,;:! ](?=[0-9]{3}(?![0-9]))")
+"""Between thousands."""
+BASE = re.compile(r"[0-9A-Za-z]\s?_\s?\{?\s?([0-9]{1,9})")
 RELATIVE = 1e-4
 """Two numbers of which one is a decimal differ where they differ by more than this share of the answer. math-verify
 compares six decimal places, so that 0 and 4e-7 are one."""
@@ -37,13 +40,17 @@ class Verifier:
         latex = self._library.LatexExtractionConfig(boxed_match_priority=0)
         self._targets = [latex, self._library.ExprExtractionConfig()]
         self._gold = lru_cache(64)(self._read_gold)
+        self._out_of_reach: Any = self._sympy.Dummy("out_of_reach")
+        parser: Any = importlib.import_module("math_verify.parser")
+        for name in ("parse_latex_cached", "parse_expr_cached"):
+            setattr(parser, name, self._within_reach(getattr(parser, name)))
         # Its first parses build tables for up to a second: do that before anyone's time runs.
         for warm in ("1/2", "(1,2)", "\\sqrt{2}", "3!", "2^{3^{2}}", "(2^3)!"):
-            self._library.verify(self._gold(warm), self._gold(warm), timeout_seconds=None)
+            self._library.verify(self._gold(warm)[0], self._gold(warm)[0], timeout_seconds=None)
 
     def __call__(self, job: dict[str, Any]) -> Any:
         """{"gold"}: whether it reads as mathematics. {"gold", "text"}: [value, why]."""
-        gold = self._gold(job["gold"])
+        gold, gold_text = self._gold(job["gold"])
         if "text" not in job:
             return gold is not None
         found, text = self._parse(written(job["text"][-LONGEST_TEXT:]))
@@ -51,8 +58,10 @@ class Verifier:
             return [0.0, "no answer found"]
         if self._written_out and not self._is_worked_out(gold, found, text):
             return [0.0, "an expression that is not worked out"]
-        if digits(found, self._sympy) > MOST_DIGITS:
+        if found.has(self._out_of_reach) or digits(found, self._sympy) > MOST_DIGITS:
             return [None, "too large to compute"]
+        if (bases := _bases(text)) and bases != _bases(gold_text):
+            return [0.0, "a number in another base"]
         try:
             same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
         except (MemoryError, RecursionError):
@@ -63,7 +72,12 @@ class Verifier:
 
     def _read_gold(self, answer: str) -> Any:
         # GSM8K's answer column ends in "#### 42".
-        return self._parse(written("\\boxed{" + answer.rpartition("####")[2].strip() + "}"))[0]
+        parsed, text = self._parse(written("\\boxed{" + answer.rpartition("####")[2].strip() + "}"))
+        return (None if parsed is None or parsed.has(self._out_of_reach) else parsed), text
+
+    def _within_reach(self, parse: Any) -> Any:
+        """Its parser, and a name for what it would not come back from."""
+        return lambda text: self._out_of_reach if is_out_of_reach(text) else parse(text)
 
     def _parse(self, text: str) -> tuple[Any, str]:
         """The parsed expression (None where there is none) and its normalised text."""
@@ -120,11 +134,16 @@ class Verifier:
 
 
 def written(text: str) -> str:
-    """A text in which math-verify reads what people write: no code ticks, no full stop that ends a box, 1.2e+03 and
-    0.\\overline{3} as a decimal and a fraction."""
-    text = FULL_STOP_IN_BOX.sub(r"\1", text.replace("`", " "))
+    """A text in which math-verify reads what people write: no code ticks, no full stop that ends a box, no thin spaces
+    between thousands, 1.2e+03 and 0.\\overline{3} as a decimal and a fraction."""
+    text = THIN_SPACE.sub("", FULL_STOP_IN_BOX.sub(r"\1", text.replace("`", " ")))
     text = E_NOTATION.sub(lambda m: f"{Decimal(m[1]).scaleb(int(m[2])):f}", text)
     return REPEATING.sub(lambda m: _fraction(*m.groups()), text)
+
+
+def _bases(text: str) -> set[str]:
+    """The bases that numbers in a text are given in, beside ten: math-verify passes over them."""
+    return set(BASE.findall(text)) - {"10"} if "_" in text else set()
 
 
 def _fraction(whole: str, fixed: str, repeating: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 
@@ -30,6 +31,9 @@ class Scorer:
         self._labels = int(model.config.num_labels)
         if self._labels not in (1, 2):
             raise ValueError(f"{folder}: a classifier with {self._labels} labels; wanted 1 (a score) or 2 (bad, good)")
+        added = self._tokenizer.added_tokens_decoder.values()
+        special = {*self._tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if model.config.pad_token_id is None:
@@ -55,6 +59,8 @@ class Scorer:
 
     def _encoded(self, system: str, question: str, answer: str) -> dict[str, list[int]]:
         answer = answer.encode("utf-8", "replace").decode()  # lone surrogates are in no vocabulary
+        # An answer must not end itself and go on in somebody else's name.
+        answer = self._special.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", answer)
         if not self._tokenizer.chat_template:
             return dict(self._tokenizer(f"{system}\n{question}".strip(), answer))
         messages = [{"role": "system", "content": system}] if system else []

@@ -41,13 +41,16 @@ class Schema:
             found = read_json(job["text"])
         except (ValueError, RecursionError) as error:
             return 0.0, f"not JSON: {str(error)[:100]}"
-        wrong = next(kind(schema, registry=self._registry).iter_errors(found), None)
+        try:
+            wrong = next(kind(schema, registry=self._registry).iter_errors(found), None)
+        except RecursionError:
+            return None, "nested too deeply to be compared with the schema"
         return (1.0, "") if wrong is None else (0.0, f"{wrong.json_path[:100]} does not meet {wrong.validator!r}")
 
 
 def read_json(text: str) -> Any:
     """JSON as the standard has it: finite numbers, each key once. Raises ValueError or RecursionError."""
-    return json.loads(text, parse_float=_finite, parse_constant=_refuse, object_pairs_hook=_once)
+    return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_refuse, object_pairs_hook=_once)
 
 
 def _finite(text: str) -> float:
@@ -55,6 +58,11 @@ def _finite(text: str) -> float:
     if value is None:
         raise ValueError("a number is not finite")
     return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # multipleOf takes it as a float
+    return int(text)
 
 
 def _refuse(text: str) -> Any:

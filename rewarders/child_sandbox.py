@@ -75,9 +75,12 @@ def send(fd: int, data: bytes) -> None:
 
 def enter(setup: dict[str, object], stdin: bytes) -> None:
     """In the fork: become the program's process. Raises OSError or ValueError where a limit cannot be set."""
-    file = os.memfd_create("stdin")
-    send(file, stdin)
-    os.lseek(file, 0, os.SEEK_SET)
+    if setup["inbox"]:  # read only: what creates files in memory is refused to programs, and so to us
+        file = os.open(f"{setup['inbox']}/stdin", os.O_RDONLY)
+    else:
+        file = os.memfd_create("stdin")
+        send(file, stdin)
+        os.lseek(file, 0, os.SEEK_SET)
     os.dup2(file, JOBS)
     os.close(file)
     os.setsid()

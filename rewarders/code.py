@@ -100,14 +100,19 @@ class Code:
         """A program's verdict, with the share of passed tests as its value."""
         began = time.monotonic()
         try:
-            runs = await self.sandbox.run(program, [test.job for test in tests], self._timeout_s)
+            found = await self.sandbox.run(
+                program,
+                [test.job for test in tests],
+                self._timeout_s,
+                lambda number, run: (tests[number].problem(run), run.seconds),
+            )
         except ChildFailure as failure:
             status = Status.TIMEOUT if isinstance(failure, ChildTimeout) else Status.ERROR
             return unscored(self.name, status, str(failure), time.monotonic() - began)
-        problems = {test.name: test.problem(run) for test, run in zip(tests, runs, strict=True)}
+        problems = {test.name: problem for test, (problem, _) in zip(tests, found, strict=True)}
         parts = {name: float(not problem) for name, problem in problems.items()}
         cause = next((f"{name}: {problem}" for name, problem in problems.items() if problem), "")
-        seconds = sum(run.seconds for run in runs)
+        seconds = sum(spent for _, spent in found)
         return replace(scored(self.name, sum(parts.values()) / len(parts), seconds, cause), parts=parts)
 
     def _weighed(self, verdicts: list[Verdict]) -> list[Verdict]:

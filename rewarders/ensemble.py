@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -88,7 +89,7 @@ class Ensemble(Nested):
         return found
 
     def _verdict(
-        self, row: dict[str, Verdict], truth: Verdict | None, together: tuple[float, tuple[int, int] | None] | None
+        self, row: dict[str, Verdict], truth: Verdict | None, together: tuple[float, list[tuple[int, int]]] | None
     ) -> Verdict:
         if bad := failure(self.name, row):
             return bad
@@ -98,27 +99,31 @@ class Ensemble(Nested):
         if truth is not None and truth.value is not None:
             parts["truth"] = truth.value
         if together:
-            parts["correlation"], pair = together
-            if pair:
-                a, b = (self._labels[i] for i in pair)
+            parts["correlation"], pairs = together
+            if pairs:
+                a, b = (self._labels[i] for i in pairs[0])
                 cause = f"not independent: errors of {a} and {b} correlate by {together[0]:.2f} over {len(self._seen)}"
-                parts["families"] = float(len(self._joined(pair)))
+                parts["families"] = float(len(self._joined(pairs)))
         return composed(self.name, float(merged(values, self._how, self._penalty)[0]), row, parts, cause)
 
-    def _together(self) -> tuple[float, tuple[int, int] | None] | None:
-        """The largest correlation of two members' errors, and which two where it is surely too large."""
+    def _together(self) -> tuple[float, list[tuple[int, int]]] | None:
+        """The largest correlation of two members' errors, and all pairs whose is surely too large, the worst first."""
         if len(self._seen) < LEAST or len(self._members) < 2:
             return None
         scores, truth = zip(*self._seen, strict=True)
         found = error_correlations(np.array(scores).T, truth)
-        np.fill_diagonal(found, -1.0)
-        first, second = sorted(int(i) for i in np.unravel_index(int(found.argmax()), found.shape))
-        largest = float(found[first, second])
-        return largest, (first, second) if surely_above(largest, len(self._seen)) > self._alarm else None
+        ranked = sorted(
+            ((float(found[i, j]), (i, j)) for i, j in itertools.combinations(range(len(found)), 2)), reverse=True
+        )
+        pairs = [pair for value, pair in ranked if surely_above(value, len(self._seen)) > self._alarm]
+        return ranked[0][0], pairs
 
-    def _joined(self, pair: tuple[int, int]) -> set[str]:
-        first, second = (self._families[i] for i in pair)
-        return {first if family == second else family for family in self._families}
+    def _joined(self, pairs: Sequence[tuple[int, int]]) -> set[str]:
+        """The families that are left where both of each pair are one."""
+        families = list(self._families)
+        for i, j in pairs:
+            families = [families[i] if family == families[j] else family for family in families]
+        return set(families)
 
 
 def family_of(rewarder: Rewarder) -> str:

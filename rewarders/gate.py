@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from rewarders.bounds import above_zero
 from rewarders.nested import Nested, composed, failure
 from rewarders.verdicts import unscored
 from swarm.config import Positive
@@ -11,7 +15,8 @@ from swarm.types import Group, Status, Verdict
 
 
 class Gate(Nested):
-    """The value of `then` where that of `when` is at least `at_least`, and 0 where it is less.
+    """The value of `then` where that of `when` is at least `at_least`, and 0 where it is less; so `then` must not go
+    below 0, where a recipe tells.
 
     `then` is asked of the rollouts that pass only, so that a costly or gullible rewarder never sees the others. Where
     either gives no value there is none; where `then` abstains on all that pass (it has nothing to say of the prompt, or
@@ -24,6 +29,11 @@ class Gate(Nested):
         super().__init__("gate", (when, then), timeout_s)
         self._when, self._then = when, then
         self._at_least = at_least
+
+    @staticmethod
+    def problems(options: Mapping[str, Any]) -> list[str]:
+        """What is wrong with these options of a recipe."""
+        return above_zero("then", options["then"], "put the gate inside it, or bring its values into [0, 1] (par)")
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""

@@ -9,8 +9,11 @@ being wrong. Only where a prompt's own answer says nothing by this measure (`[]`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from rewarders.bounds import above_zero
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.keys import content_free
 from rewarders.nested import Nested
@@ -42,6 +45,11 @@ class Guard(Nested):
         super().__init__("guard", (of,), timeout_s)
         self._of = of
         self._extract: Extract = extract
+
+    @staticmethod
+    def problems(options: Mapping[str, Any]) -> list[str]:
+        """What is wrong with these options of a recipe."""
+        return above_zero("of", options["of"], "put the guard inside it, or bring its values into [0, 1] (par)")
 
     async def judge(self, group: Group) -> list[Verdict]:
         """One verdict per rollout, in order."""

@@ -15,10 +15,11 @@ class MathVerify:
 
     Abstains where the prompt has no answer, or none that reads as mathematics. Boxed answers come first; several boxed
     answers are read as a set, so listing candidates does not pay. Differs from math-verify: with `written_out` an
-    answer that restates the question (12+30, 84/2, a sum sign) or chains equalities (999=42) is wrong; a full stop in
-    the box, code ticks, 1.2e+03 and 0.\\overline{3} are read; small numbers are compared relative to their size; only
-    the last 20,000 characters are read. Powers and the like that are too large to compute, and whatever takes more than
-    `cpu_s` seconds of processor time, are abstained from. `timeout_s` is for one group.
+    answer that restates the question (12+30, 84/2, a sum sign) or chains equalities (999=42) is wrong, as is a number
+    in another base; a full stop in the box, code ticks, 10\\,000, 1.2e+03 and 0.\\overline{3} are read; small numbers
+    are compared relative to their size; only the last 20,000 characters are read. Powers and the like that are too
+    large to compute, and whatever takes more than `cpu_s` seconds of processor time, are abstained from. `timeout_s`
+    is for one group.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class MathVerify:
         except ChildFailure as failure:
             return for_all(group, unscored(self.name, status_of(failure), f"reading the prompt's answer: {failure}"))
         if readable is not True:
-            cause = f"the prompt's answer {gold[:80]!r} does not read as mathematics"
+            cause = f"the prompt's answer {gold[:80]!r} does not read as mathematics that can be computed"
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         jobs = [{"gold": gold, "text": rollout.text} for rollout in group.rollouts]
         return [answered(self.name, reply) for reply in await self.child.ask_each(jobs, self._timeout_s, prepare)]

@@ -2,7 +2,9 @@
 
     42   -3   1,234.5   .5   1.2e+03   1.2 x 10^3 (\\times, \\cdot, *)   3/4   \\frac{3}{4}   50%
 
-Linear in the length of the text. `nan` and `inf` are words here, not numbers, and what overflows float64 is none.
+Powers but those of ten in the above (10^-2), numbers with a base (101_2, 0x2A) and those with digits of other scripts
+are no numbers: what is left of one would be another. Linear in the length of the text. `nan` and `inf` are words here,
+and what overflows float64 is no number.
 """
 
 from __future__ import annotations
@@ -21,13 +23,16 @@ SIGN = r"[-+\u2212]"
 PLAIN = r"(?:[0-9]++(?:,[0-9]+)*+(?:\.[0-9]+)?|\.[0-9]++)"
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 # A sign counts only where it cannot be a minus between two terms: "x = -3" ends in -3, "10-3" ends in 3.
+EXPONENT = rf"\s?(?:\^|\*\*)\s?[{{(]?\s?{SIGN}?[0-9]"
+OTHER = rf"{EXPONENT}|\s?_\s?\{{?\s?[0-9]|(?<=0)[xX][0-9a-fA-F]|\d"
+"""What makes another number of the digits before it: a power, a base, a hexadecimal numeral, another script's digit."""
 NUMERAL = re.compile(
-    rf"(?P<sign>(?<![\w.)\]}}]){SIGN})?"
+    rf"(?P<sign>(?<![\w.)\]}}^])(?<!\^\{{){SIGN})?"
     rf"(?:\\[dt]?frac\s?\{{\s?(?P<top>{SIGN}?{PLAIN})\s?\}}\s?\{{\s?(?P<under>{PLAIN})\s?\}}"
-    rf"|(?<![\w^])(?<!\^\{{)(?P<value>{PLAIN})"
+    rf"|(?<![\w^])(?<!\^\{{)(?<!\^{SIGN})(?<!\^\{{{SIGN})(?P<value>{PLAIN})"
     rf"(?:[eE](?P<e>{SIGN}?[0-9]+)|\s?(?:[*x\u00d7]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?\{{?(?P<ten>{SIGN}?[0-9]+)\}}?)?"
     rf"(?:\s?/\s?(?P<over>{PLAIN}))?)"
-    r"(?P<percent>\s?\\?%)?"
+    rf"(?P<percent>\s?\\?%)?(?P<other>{OTHER})?"
 )
 
 
@@ -85,7 +90,7 @@ def _values(match: re.Match[str], percent: bool) -> Iterator[Fraction | None]:
         value = -value
     if percent and match["percent"] and value is not None:
         value /= 100
-    yield value
+    yield None if match["other"] else value
 
 
 def _read(text: str) -> Fraction | None:

@@ -71,6 +71,21 @@ REWARDERS: dict[str, Any] = {
 }
 
 
+def judges_truth(spec: Spec) -> bool:
+    """Whether a rewarder of a recipe, with all that is inside it, says if answers are right. Raises ValueError where it
+    is not well-formed."""
+    kind: Any = REWARDERS.get(spec.name)
+    if kind is None:
+        raise ValueError(f"no rewarder {spec.name!r}{nearest(spec.name, list(REWARDERS))}")
+    if "about_truth" in spec.options:
+        return bool(spec.options["about_truth"])
+    inside: list[bool] = []
+    for option, shape in places_of(kind).items():
+        if option in spec.options:
+            each(shape, spec.options[option], lambda _, value: inside.append(judges_truth(spec_of(value))))
+    return bool(getattr(kind, "about_truth", True)) and all(inside)
+
+
 def build(use: Sequence[Spec], timeout_s: float, judges: Mapping[str, ChatModel] | None = None) -> list[Rewarder]:
     """Make the rewarders of a recipe; `timeout_s` goes to those that limit themselves and were not given their own.
 

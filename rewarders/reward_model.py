@@ -21,9 +21,10 @@ class RewardModel:
 
     With one label the score is its logit; with two, the log-odds of the second, which must mean the good one. With
     `probability` it goes through a sigmoid, into [0, 1]. The text is that of the model's chat template, where there is
-    one, else question and answer as a pair. More than `max_tokens` (0: as many as the model has positions) are not
-    judged: an abstention; with `too_long = "truncate"` the last are left out. A score that is not finite is an error.
-    `family` names what it was trained from: scorers of one family err together. `timeout_s` is for one group.
+    one, else question and answer as a pair; special tokens that an answer spells out are taken apart in it. More than
+    `max_tokens` (0: as many as the model has positions) are not judged: an abstention; with `too_long = "truncate"` the
+    last are left out. A score that is not finite is an error. `family` names what it was trained from: scorers of one
+    family err together. `timeout_s` is for one group.
     """
 
     about_truth = False

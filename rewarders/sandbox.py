@@ -4,9 +4,10 @@
                                                                           (child_sandbox)     a fork per job
 
 In bubblewrap a program sees the standard library, read only, and an empty /tmp; no network, no other process, no
-environment, no /proc. Where bubblewrap is absent or the kernel refuses it namespaces, a plain process with the same
-limits runs it, and a warning says once what is missing then. Limits: wall and CPU seconds, memory, processes, bytes of
-files and of output. As root the program runs as a user that owns nothing.
+environment, no /proc; and the kernel refuses it what gets round limits (`sandbox_calls`). Where bubblewrap is absent or
+the kernel refuses it namespaces, a plain process with the same limits runs it, and a warning says once what is missing
+then. Limits: wall and CPU seconds, memory, processes, bytes of files and of output. As root the program runs as a user
+that owns nothing.
 
 What a program does is a `Run`, a crash or a time limit too. What happens to the sandbox is a `ChildFailure`: it could
 not start, was killed from outside, or the machine was too busy to run it.
@@ -24,13 +25,15 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from rewarders.process import ChildDied, ChildFailure
-from rewarders.sandbox_box import Box, Job, Run
+from rewarders.process import ChildDied, ChildError, ChildFailure
+from rewarders.sandbox_box import Box, Job, Pipes, Run
+from rewarders.sandbox_calls import refusals
 
 INSIDE = Path(__file__).with_name("child_sandbox.py")
 UNUSED_USERS = range(1_500_000_000, 1_900_000_000)
@@ -39,6 +42,9 @@ HOME = "/tmp"  # noqa: S108 - a file system of the sandbox's own
 SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 FIRST_TO_GO = ("/bin/sh", "-c", 'echo 1000 > /proc/self/oom_score_adj; exec "$@"', "sh")
 """Where memory runs out, the kernel takes the sandbox before it takes us."""
+INBOX = "/inbox"
+"""Where a job's input lies, read only."""
+UNFILTERED = "this kernel filters no system calls: programs in bubblewrap can take more memory than their limit"
 OPEN_FILES = 64
 SECONDS_TO_TRY = 10.0
 
@@ -75,21 +81,27 @@ class Way:
     other_user: bool = False
     """Whether we are root, so that the program is made to run as somebody else."""
     lacks: str = ""
-    """Why it is no better way, and what is missing; empty in bubblewrap."""
+    """Why it is no better way, and what is missing; empty in bubblewrap with its filter."""
+    filtered: bool = True
+    """Whether the kernel filters the calls of programs in bubblewrap."""
 
-    def command(self, script: str, fds: Sequence[int], limits: Limits) -> list[str]:
+    def command(self, script: str, pipes: Pipes, limits: Limits, folder: str) -> list[str]:
         """What starts the first process with this source and its two pipes."""
-        python = [os.path.realpath(sys.executable), "-s", "-S", "-P", "-B", "-c", script, *map(str, fds)]
-        return [*FIRST_TO_GO, *self._contained(limits), *python] if self.bubblewrap else python
+        fds = (str(pipes.told), str(pipes.answers))
+        python = [os.path.realpath(sys.executable), "-s", "-S", "-P", "-B", "-c", script, *fds]
+        if not self.bubblewrap:
+            return python
+        return [*FIRST_TO_GO, *self._contained(limits, pipes.refusals, folder), *python]
 
-    def setup(self, program: str, limits: Limits, home: str) -> dict[str, object]:
-        """What the first process is told, see `child_sandbox`."""
+    def setup(self, program: str, limits: Limits, folder: str) -> dict[str, object]:
+        """What the first process is told, see `child_sandbox`. `folder` is ours, for this sandbox alone."""
         most = limits.processes + (not self.other_user) if self.bubblewrap else 0
         memory, files = limits.memory_mb * 2**20, limits.file_mb * 2**20
         return {
             "program": program,
             "parent": 0 if self.bubblewrap else os.getpid(),
-            "home": home,
+            "home": HOME if self.bubblewrap else folder,
+            "inbox": INBOX if self.bubblewrap else "",
             "user": random.choice(UNUSED_USERS) if self.other_user else None,
             "limits": {
                 resource.RLIMIT_CPU: (limits.cpu_s, limits.cpu_s + 1),
@@ -101,8 +113,9 @@ class Way:
             },
         }
 
-    def _contained(self, limits: Limits) -> list[str]:
+    def _contained(self, limits: Limits, refusals: int, folder: str) -> list[str]:
         """Bubblewrap with a root of its own in which there is only what the interpreter needs."""
+        filtered = ("--seccomp", str(refusals)) if refusals >= 0 else ()
         unshared = [f"--unshare-{what}" for what in ("pid", "net", "ipc", "uts")]
         if self.other_user:  # root needs no user namespace, but all its capabilities are taken but these
             unshared += [part for what in ("SETUID", "SETGID", "KILL") for part in ("--cap-add", f"CAP_{what}")]
@@ -114,6 +127,7 @@ class Way:
         parents = {str(parent) for path in (*SYSTEM, *paths, "/dev/null") for parent in Path(path).parents} - {"/"}
         return [
             *(self.bubblewrap, "--die-with-parent", "--as-pid-1", "--clearenv", "--cap-drop", "ALL", *unshared),
+            *(*filtered, "--ro-bind", folder, INBOX),
             *(part for path in sorted(parents) for part in ("--dir", path)),
             *("--perms", "1777", "--size", str(limits.file_mb * 2**20), "--tmpfs", HOME, "--chdir", HOME),
             *(part for path in SYSTEM for part in ("--ro-bind-try", path, path)),
@@ -140,13 +154,17 @@ class Sandbox:
         # Linux sends the parent-death signal when the *thread* that started the child ends: these live until `close`.
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="sandbox")
 
-    async def run(self, program: str, jobs: Sequence[Job], budget_s: float) -> list[Run]:
-        """One `Run` per job, in order; jobs that `budget_s` (of all, in seconds) leaves no time for fail.
+    async def run(
+        self, program: str, jobs: Sequence[Job], budget_s: float, keep: Callable[[int, Run], Any] = lambda _, run: run
+    ) -> list[Any]:
+        """What `keep` makes of each job's number and `Run`, in order, else the `Run`s; jobs that `budget_s` (of all, in
+        seconds) leaves no time for fail. `keep` is called on the sandbox's thread as soon as a job has ended: reading
+        what programs wrote takes time, and a thousand outputs would be a gigabyte.
 
         Jobs share /tmp and nothing else. Raises ChildFailure where the sandbox failed.
         """
         stop = threading.Event()
-        future = self._threads.submit(self._run, program, list(jobs), budget_s, stop)
+        future = self._threads.submit(self._run, program, list(jobs), budget_s, keep, stop)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -162,8 +180,15 @@ class Sandbox:
         self._closed = True
         self._threads.shutdown(wait=True)
 
-    def _run(self, program: str, jobs: list[Job], budget_s: float, stop: threading.Event) -> list[Run]:
-        way, runs = find_way(), []
+    def _run(
+        self,
+        program: str,
+        jobs: list[Job],
+        budget_s: float,
+        keep: Callable[[int, Run], Any],
+        stop: threading.Event,
+    ) -> list[Any]:
+        way, kept = find_way(), []
         box: Box | None = None
         left = budget_s
 
@@ -171,16 +196,16 @@ class Sandbox:
             return self._closed or stop.is_set()
 
         try:
-            for job in jobs:
+            for number, job in enumerate(jobs):
                 if stopped():
                     raise ChildDied("the sandbox was closed")
                 if left <= 0:
-                    runs.append(Run(f"no time left: the jobs before took {budget_s:.3g} s"))
+                    kept.append(keep(number, Run(f"no time left: the jobs before took {budget_s:.3g} s")))
                     continue
                 if box is None:
                     box = open_box(way, program, self.limits)
                 run = box.run(job, min(left, self.limits.wall_s), stopped)
-                runs.append(run)
+                kept.append(keep(number, run))
                 left -= run.seconds
                 self._cpu_s += run.cpu_s
                 if box.killed:
@@ -189,28 +214,27 @@ class Sandbox:
         finally:
             if box:
                 box.end()
-        return runs
+        return kept
 
 
 def open_box(way: Way, program: str, limits: Limits) -> Box:
     """A started sandbox. Raises ChildFailure where it cannot start."""
-    home = HOME if way.bubblewrap else tempfile.mkdtemp(prefix="sandbox-")
-    setup = way.setup(program, limits, home)
+    try:
+        folder = tempfile.mkdtemp(prefix="sandbox-")
+    except OSError as error:
+        raise ChildError(f"the sandbox did not start: {error}") from error
+    setup = way.setup(program, limits, folder)
     if not way.bubblewrap and isinstance(setup["user"], int):
-        os.chown(home, setup["user"], setup["user"])
-
-    def tidy() -> None:
-        if not way.bubblewrap:
-            shutil.rmtree(home, ignore_errors=True)
-
+        os.chown(folder, setup["user"], setup["user"])
     script = INSIDE.read_text()
     return Box(
-        lambda fds: way.command(script, fds, limits),
+        lambda pipes: way.command(script, pipes, limits, folder),
         setup,
         limits.output_kb * 1024,
         limits.cpu_s,
-        plain=not way.bubblewrap,
-        tidy=tidy,
+        inbox=Path(folder) if way.bubblewrap else None,
+        refusals=refusals() if way.bubblewrap and way.filtered else b"",
+        tidy=lambda: shutil.rmtree(folder, ignore_errors=True),
     )
 
 
@@ -243,10 +267,10 @@ def look() -> Way:
     bubblewrap, root = shutil.which("bwrap"), os.geteuid() == 0
     why = "bubblewrap (bwrap) is not installed"
     if bubblewrap:
-        way = Way(bubblewrap, root)
-        why = f"bubblewrap does not work here ({problem})" if (problem := _problem(way)) else ""
-        if not why:
-            return way
+        for way in (Way(bubblewrap, root), Way(bubblewrap, root, lacks=UNFILTERED, filtered=False)):
+            if not (problem := _problem(way)):
+                return way
+        why = f"bubblewrap does not work here ({problem})"
     if root and not _problem(other := Way("", other_user=True, lacks=_warning(why, "as a user of its own"))):
         return other
     plain = Way("", lacks=_warning(why, "AS ROOT" if root else "as this user"))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -57,6 +57,14 @@ class Run:
     """Of the program and the children it waited for; 0 where it was killed."""
 
 
+class Pipes(NamedTuple):
+    """Ends that a sandbox inherits: for what is told, for answers, and one to read its filter of calls from (or -1)."""
+
+    told: int
+    answers: int
+    refusals: int
+
+
 @dataclass(slots=True)
 class _Kept:
     """What came out of the pipes during one job."""
@@ -79,31 +87,35 @@ class _Kept:
 class Box:
     """A sandbox that waits for jobs; of one thread. Raises ChildError where it does not start.
 
-    `command` makes the command line from the numbers of the two pipes that it inherits.
+    `command` makes the command line from the pipes that it inherits. With an `inbox`, a folder that is there inside as
+    well, the jobs' input goes there; a process without one is a plain one, and gets it through its pipe.
     """
 
     def __init__(
         self,
-        command: Callable[[Sequence[int]], list[str]],
+        command: Callable[[Pipes], list[str]],
         setup: Mapping[str, object],
         most: int,
         cpu_s: float,
         *,
-        plain: bool,
+        inbox: Path | None,
+        refusals: bytes = b"",
         tidy: Callable[[], None] = lambda: None,
     ) -> None:
         self.killed = False
         """The last job met a limit."""
-        self._most, self._cpu_limit, self._tidy = most, cpu_s, tidy
+        self._most, self._cpu_limit, self._inbox, self._tidy = most, cpu_s, inbox, tidy
         # The first process of a namespace takes all others with it; a plain one must be left the time to do so.
-        self._signal = signal.SIGTERM if plain else signal.SIGKILL
+        self._signal = signal.SIGKILL if inbox else signal.SIGTERM
         self._told, told = os.pipe()
         self._answers, answers = os.pipe()
+        pipes = Pipes(told, answers, _filled(refusals) if refusals else -1)
+        theirs = [fd for fd in pipes if fd >= 0]
         try:
             self._process = subprocess.Popen(
-                command((told, answers)),
+                command(pipes),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(told, answers), start_new_session=True, bufsize=0,
+                pass_fds=theirs, start_new_session=True, bufsize=0,
                 env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
             )  # fmt: skip
         except OSError as error:
@@ -112,8 +124,8 @@ class Box:
             tidy()
             raise ChildError(f"the sandbox did not start: {error}") from error
         finally:
-            os.close(told)
-            os.close(answers)
+            for fd in theirs:
+                os.close(fd)
         streams = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._jobs, self._stdout, self._stderr = (stream.fileno() for stream in streams if stream)
         for fd in (self._jobs, self._stdout, self._stderr, self._told, self._answers):
@@ -128,7 +140,12 @@ class Box:
         """Run the program on one job. Raises ChildDied, ChildTimeout or ChildError where the sandbox failed."""
         began = time.monotonic()
         kept = _Kept(self._most)
-        frame = {"stdin": job.stdin, "prepare": job.prepare, "ask": job.ask}
+        frame = {"stdin": b"" if self._inbox else job.stdin, "prepare": job.prepare, "ask": job.ask}
+        if self._inbox:
+            try:
+                (self._inbox / "stdin").write_bytes(job.stdin)
+            except OSError as error:
+                raise ChildError(f"the sandbox got no input: {error}") from error
         if not self._talk(frame, began + wall_s, kept, stop):
             if kept.full:
                 failed = f"wrote more than {kept.most} bytes"
@@ -222,14 +239,16 @@ class Box:
 
     def _check_that_it_could_run(self, wall_s: float) -> None:
         """Raise ChildTimeout where the program got no processor, through no fault of its own."""
-        used = waited = 0.0
+        used, waited = [0.0], [0.0]
         with contextlib.suppress(psutil.Error, OSError, ValueError, IndexError):
             for process in psutil.Process(self._process.pid).children(recursive=True):
-                spent, queued = Path(f"/proc/{process.pid}/schedstat").read_text().split()[:2]
-                used, waited = used + int(spent) / 1e9, waited + int(queued) / 1e9
+                queued = Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]
+                used.append(sum(process.cpu_times()[:4]))  # with its children that have ended
+                waited.append(int(queued) / 1e9)
         if is_starved(used, waited, wall_s, self._cpu_limit):
             self.kill()
-            raise ChildTimeout(f"in {wall_s:.3g} s the program waited {waited:.3g} s for a processor: too busy here")
+            text = f"in {wall_s:.3g} s the program waited {max(waited):.3g} s for a processor: too busy here"
+            raise ChildTimeout(text)
 
     def _wait_until_gone(self) -> None:
         """Read until the last holder of the pipe is gone."""
@@ -243,12 +262,23 @@ class Box:
                         return
 
 
-def is_starved(used_s: float, waited_s: float, wall_s: float, cpu_limit_s: float) -> bool:
-    """Whether a program that met its wall limit had too little of the processors, rather than slept or span.
+def _filled(data: bytes) -> int:
+    """A pipe to read this from."""
+    ours, theirs = os.pipe()
+    os.write(theirs, data)  # less than a pipe holds
+    os.close(theirs)
+    return ours
 
-    With many threads or processes a program can make itself wait, but on free processors it then uses up its CPU limit.
+
+def is_starved(used_s: Sequence[float], waited_s: Sequence[float], wall_s: float, cpu_limit_s: float) -> bool:
+    """Whether a program that met its wall limit had too little of the processors, rather than slept or span, by what
+    each of its processes used and how long it waited for a processor.
+
+    One of them must have waited most of the time: several that wake together all wait for one another, whatever is
+    free, and a program could otherwise make its failure look like ours. What waits for processes that never sleep does
+    so too, but then they use up the CPU limit together.
     """
-    return waited_s > wall_s / 2 and used_s < cpu_limit_s
+    return max(waited_s, default=0.0) > wall_s / 2 and sum(used_s) < cpu_limit_s
 
 
 def _drain(into: Mapping[int, bytearray], kept: _Kept) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from rewarders.process import ChildFailure, ChildOverspent, ChildTimeout
 from swarm.types import Group, Status, Verdict
 
 LONGEST_CAUSE = 1000
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that turn the direction of text round."""
 
 
 def scored(
@@ -64,5 +67,7 @@ def number(value: Any) -> float | None:
 
 
 def printable(cause: str) -> str:
-    """Encodable (causes quote hostile text, and go into Arrow columns) and not too long."""
-    return cause.encode("utf-8", "backslashreplace").decode()[:LONGEST_CAUSE]
+    """Encodable (causes quote hostile text, and go into Arrow columns), without what steers a terminal, and not too
+    long."""
+    safe = STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), cause[:LONGEST_CAUSE])
+    return safe.encode("utf-8", "backslashreplace").decode()[:LONGEST_CAUSE]

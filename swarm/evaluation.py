@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from swarm.errors import PromptRefused, StageFailure
 from swarm.roles import Crew
-from swarm.scores import CORRECT
 from swarm.types import Handle, Prompt
 
 TRIES = 3
@@ -68,6 +67,6 @@ async def _ask(crew: Crew, prompt: Prompt, num: int, greedy: bool) -> Outcome:
             if isinstance(error, PromptRefused):
                 break
         else:
-            rewards = handle.facts.rewards
-            return Outcome(prompt, num, sum(r is not None and r >= CORRECT for r in rewards), rewards, handle)
+            facts = handle.facts
+            return Outcome(prompt, num, sum(right is True for right in facts.correct), facts.rewards, handle)
     return Outcome(prompt, num, 0, (None,) * num, None, str(failure))

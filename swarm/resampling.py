@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swarm.pool import Pool
-from swarm.scores import CORRECT, is_flat
+from swarm.scores import is_flat
 from swarm.types import GroupFacts
 
 ROUNDING = 1e-9
@@ -39,6 +39,7 @@ class Resampling:
         self._making: set[int] = set()
         self._at_gate: dict[int, asyncio.Future[None]] = {}
         self._rewards: list[float] = []
+        self._correct: list[bool] = []
         self._skipped = 0
 
     def resume(self, tickets: int, skipped: int) -> None:
@@ -60,6 +61,7 @@ class Resampling:
     async def sets_aside(self, facts: GroupFacts) -> bool:
         """Whether this scored group is to be set aside; that is then paid for. The ticket is one in the making."""
         self._rewards += [reward for reward in facts.rewards if reward is not None]
+        self._correct += [right for right in facts.correct if right is not None]
         if not self._per_group or not is_flat(facts.rewards):
             return False
         if self._ordered:
@@ -88,8 +90,9 @@ class Resampling:
         """Figures since the last call: share of correct rollouts and mean reward of all scored groups, before any was
         set aside (left out where none was scored), and how many were set aside."""
         out = {"actors/resampled": float(self._skipped)}
-        if num := len(self._rewards):
-            out["actors/pass_rate_unfiltered"] = sum(reward >= CORRECT for reward in self._rewards) / num
-            out["actors/reward_unfiltered"] = sum(self._rewards) / num
-        self._rewards, self._skipped = [], 0
+        if self._correct:
+            out["actors/pass_rate_unfiltered"] = sum(self._correct) / len(self._correct)
+        if self._rewards:
+            out["actors/reward_unfiltered"] = sum(self._rewards) / len(self._rewards)
+        self._rewards, self._correct, self._skipped = [], [], 0
         return out

@@ -3,14 +3,14 @@ selection that learns from it, and the terminal that shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from swarm.types import PromptStats, Status, Verdict
 
 CORRECT = 1.0
-"""An answer is correct when its reward is at least this; rewarders give 1 for a right answer by convention."""
+"""A rewarder takes an answer for right when its value, before any weight, is at least this; see `correct`."""
 
 
 def rewards(group: Sequence[Sequence[Verdict]], weights: Mapping[str, float]) -> tuple[float | None, ...]:
@@ -20,11 +20,36 @@ def rewards(group: Sequence[Sequence[Verdict]], weights: Mapping[str, float]) ->
     signature answer None for prompts that are not theirs). Where one that applies gave a rollout no value the rollout
     has no reward: None, which masks it. A missing verdict is never a zero.
     """
-    statuses: dict[str, set[Status]] = {name: set() for name in weights}
-    for verdict in (v for verdicts in group for v in verdicts if v.rewarder in weights):
+    applying = _applying(group, weights)
+    return tuple(_reward(verdicts, {n: w for n, w in weights.items() if n in applying}) for verdicts in group)
+
+
+def correct(
+    group: Sequence[Sequence[Verdict]], weights: Mapping[str, float], truth: Collection[str]
+) -> tuple[bool | None, ...]:
+    """Which rollouts are right: those to which each rewarder of `truth` (those of `weights` that judge whether answers
+    are right) that applies gives at least `CORRECT`, whatever the weights, and whatever others pay for format or
+    length. Where no such rewarder applies, those whose reward is at least that. None where a value is missing.
+    """
+    judges = _applying(group, truth)
+    if not judges:
+        return tuple(None if reward is None else reward >= CORRECT for reward in rewards(group, weights))
+    return tuple(_right(verdicts, judges) for verdicts in group)
+
+
+def _applying(group: Sequence[Sequence[Verdict]], names: Collection[str]) -> set[str]:
+    """Those that do not abstain on the whole group."""
+    statuses: dict[str, set[Status]] = {name: set() for name in names}
+    for verdict in (v for verdicts in group for v in verdicts if v.rewarder in statuses):
         statuses[verdict.rewarder].add(verdict.status)
-    idle = {name for name, found in statuses.items() if found == {Status.ABSTAINED}}
-    return tuple(_reward(verdicts, {n: w for n, w in weights.items() if n not in idle}) for verdicts in group)
+    return {name for name, found in statuses.items() if found != {Status.ABSTAINED}}
+
+
+def _right(verdicts: Sequence[Verdict], judges: Collection[str]) -> bool | None:
+    values = {v.rewarder: v.value for v in verdicts if v.value is not None}
+    if any(name not in values for name in judges):
+        return None
+    return all(values[name] >= CORRECT for name in judges)
 
 
 def _reward(verdicts: Sequence[Verdict], weights: Mapping[str, float]) -> float | None:
@@ -53,7 +78,6 @@ def stats_of(
         id=prompt_id,
         source=source,
         num=len(known),
-        passed=sum(reward >= CORRECT for reward in known),
         mean=float(np.mean(known)) if known else float("nan"),
         variance=float(np.var(known)) if known else 0.0,
         gradient=gradient,

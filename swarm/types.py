@@ -215,6 +215,8 @@ class GroupFacts:
     newest_step: int
     rewards: tuple[float | None, ...] = ()
     """One per rollout after scoring: the weighted sum of its verdicts, None where there is none."""
+    correct: tuple[bool | None, ...] = ()
+    """One per rollout after scoring: whether it is right (`swarm.scores.correct`), None where nobody knows."""
     causes: tuple[str, ...] = ()
     """Why rollouts have no reward, for the counters."""
     notices: tuple[Mapping[str, Any], ...] = ()
@@ -287,8 +289,6 @@ class PromptStats:
     source: str
     num: int
     """Rollouts with a reward."""
-    passed: int
-    """Those that were correct (`swarm.scores.CORRECT`)."""
     mean: float
     """Of the rewards; nan where there are none."""
     variance: float

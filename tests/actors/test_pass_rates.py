@@ -19,7 +19,7 @@ def prompt(name: str, source: str = "sums") -> Prompt:
 
 
 def stats(name: str, passed: int, num: int = 8, source: str = "sums", **figures: float) -> PromptStats:
-    return PromptStats(name, source, num, passed, passed / num, passed * (num - passed) / num**2, **figures)
+    return PromptStats(name, source, num, passed / num, passed * (num - passed) / num**2, **figures)
 
 
 told = st.lists(
@@ -113,10 +113,10 @@ def test_the_variance_of_a_prompt_is_near_its_posterior_mean(k: int) -> None:
 def test_rewards_with_degrees_count_by_their_mean_and_their_own_variance() -> None:
     rates = PassRates(10)
     for _ in range(20):
-        rates.learned([PromptStats("flat", "graded", 8, 0, 0.5, 0.0), PromptStats("good", "graded", 8, 0, 0.5, 0.1)])
+        rates.learned([PromptStats("flat", "graded", 8, 0.5, 0.0), PromptStats("good", "graded", 8, 0.5, 0.1)])
     assert rates.rate(prompt("flat", "graded")) == pytest.approx(0.5, abs=0.01)
     assert rates.variance(prompt("good", "graded")) > 5 * rates.variance(prompt("flat", "graded"))
-    rates.learned([PromptStats("far", "big", 8, 8, 7.0, 30.0), PromptStats("low", "big", 8, 0, -3.0, 0.0)])
+    rates.learned([PromptStats("far", "big", 8, 7.0, 30.0), PromptStats("low", "big", 8, -3.0, 0.0)])
     assert 0 < rates.rate(prompt("low", "big")) < rates.rate(prompt("far", "big")) < 1
     assert 0.2 < rates.variance(prompt("far", "big")) <= 0.25
 
@@ -134,7 +134,7 @@ def test_gradients_and_diversity_come_from_the_prompt_else_its_source_and_groups
 
 def test_a_group_without_a_reward_says_nothing() -> None:
     rates = PassRates(10)
-    rates.learned([PromptStats("a", "sums", 0, 0, math.nan, 0.0)])
+    rates.learned([PromptStats("a", "sums", 0, math.nan, 0.0)])
     assert rates.state() == {"prompts": [], "sources": []}
 
 

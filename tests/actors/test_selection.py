@@ -241,7 +241,7 @@ def test_variance_aware_draws_less_of_a_source_that_is_solved_or_hopeless(tables
 def test_variance_aware_can_go_by_diversity_alone(tables: dict[str, str]) -> None:
     stream = select("variance_aware", tables["easy"], tables["hard"], variance=0.0, diversity=1.0, mix=0.1)
     for source, diversity in (("easy.jsonl", 0.05), ("hard.jsonl", 0.95)):
-        stream.learned([PromptStats(f"{source} {i}", source, 8, 4, 0.5, 0.25, 1.0, diversity) for i in range(20)])
+        stream.learned([PromptStats(f"{source} {i}", source, 8, 0.5, 0.25, 1.0, diversity) for i in range(20)])
     draws = [stream.next() for _ in range(200)]
     assert sum(d.prompt.source == "hard.jsonl" for d in draws) > 150
 
@@ -262,7 +262,7 @@ def test_gvm_conserves_the_budget_of_each_round_and_gives_more_where_it_reduces_
 def test_gvm_gives_more_to_prompts_with_larger_gradients(tables: dict[str, str]) -> None:
     stream = select("gvm", tables["easy"], tables["hard"])
     for source, gradient in (("easy.jsonl", 1.0), ("hard.jsonl", 3.0)):
-        stream.learned([PromptStats(f"{source} {i}", source, 8, 4, 0.5, 0.25, gradient, 0.5) for i in range(9)])
+        stream.learned([PromptStats(f"{source} {i}", source, 8, 0.5, 0.25, gradient, 0.5) for i in range(9)])
     draws = [stream.next() for _ in range(80)]
     mean = {s: np.mean([d.num for d in draws if d.prompt.source == s]) for s in ("easy.jsonl", "hard.jsonl")}
     assert mean["hard.jsonl"] > 1.5 * mean["easy.jsonl"]

@@ -70,9 +70,13 @@ def test_all_problems_come_at_once(recipe: Path) -> None:
     assert 'only placement = "ray" has a cluster' in found[-1]
 
 
+SHARES = (("exact", 0.7), ("numeric", 0.2), ("choice", 0.1))
+"""Weights whose sum rounds to above 1."""
 RULES = [
     ({"learners.advantage": "pure"}, "no rewarder of this recipe judges steps"),
     ({"learners.advantage": "bnpo", "learners.truncation": "soft_overlong"}, "needs rewards in"),
+    ({"learners.advantage": "bnpo", "rewarders.use": [{"name": "truth", "rule": "exact"}]}, r"are in \[-1, 1\]"),
+    ({"learners.advantage": "bnpo", "rewarders.use": [{"name": "exact", "weight": 2.0}]}, r"are in \[0, 2\]"),
     ({"learners.loss": "copg", "learners.advantage": "mean_only"}, "neither advantages nor the sampler"),
     ({"learners.loss": "sft", "learners.correction": "masked"}, "neither advantages nor the sampler"),
     ({"learners.proximal": "behaviour", "learners.correction": "masked"}, "all weights are 1"),
@@ -101,6 +105,8 @@ def test_parts_of_a_rule_that_do_nothing_together_are_refused(
         {"learners.loss": "ppo", "learners.proximal": "behaviour", "learners.correction": "none"},
         {"learners.kl_estimator": "k1", "learners.kl_coef": 0.1},
         {"actors.resample": 1.0},
+        {"learners.advantage": "bnpo"},
+        {"learners.advantage": "bnpo", "rewarders.use": [{"name": n, "weight": w} for n, w in SHARES]},
     ],
 )
 def test_parts_of_a_rule_that_go_together_are_taken(recipe: Path, settings: dict[str, object]) -> None:
@@ -110,6 +116,8 @@ def test_parts_of_a_rule_that_go_together_are_taken(recipe: Path, settings: dict
 def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)
 
 

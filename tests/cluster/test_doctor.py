@@ -281,8 +281,14 @@ def test_the_estimate_knows_how_many_logits_are_kept():
     assert estimate.LOGITS == head.KEEP
 
 
-def test_where_programs_would_run_is_told_to_those_who_judge_programs(monkeypatch) -> None:
-    judges = recipe(rewarders={"use": ["code"]})
+INSIDE = {"name": "route", "to": {"x": {"name": "gate", "when": "exact", "then": "code"}}}
+
+
+@pytest.mark.parametrize("settings", [
+    {"rewarders": {"use": ["code"]}}, {"rewarders": {"use": [INSIDE]}}, {"eval": {"use": [INSIDE]}},
+])  # fmt: skip
+def test_where_programs_would_run_is_told_to_those_who_judge_programs(monkeypatch, settings) -> None:
+    judges = recipe(**settings)
     found = {level: " ".join(texts(judges, level=level)) for level in ("error", "warning", "note")}
     assert "programs run in" in found["note"] + found["warning"]
     assert "rewarder code" not in " ".join(texts(recipe(), level="note") + texts(recipe(), level="warning"))

@@ -35,4 +35,4 @@ def test_there_are_no_labels_before_there_are_verdicts() -> None:
     made = group(Verdict("judge", Status.SCORED, 1.0))
     unscored = replace(made, rollouts=tuple(replace(r, verdicts=()) for r in made.rollouts))
     assert parcel(unscored, {})[1].labels is None
-    assert parcel(made, {"judge": 1.0}, 3)[1].labels == Labels(None, 3)
+    assert parcel(made, {"judge": 1.0}, backlog=3)[1].labels == Labels(None, 3)

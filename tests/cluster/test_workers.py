@@ -15,7 +15,7 @@ from rewarders.judge_simulator import Faults, JudgeSimulator
 from rewarders.shaping import as_rollout
 from swarm import schema
 from swarm.config import RunConfig, parse
-from swarm.types import Finish, Group, Prompt, Rollout, Span
+from swarm.types import Finish, Group, GroupFacts, Prompt, Rollout, Span
 
 
 def recipe(tmp_path: Path, endpoint: str) -> RunConfig:
@@ -79,6 +79,22 @@ def test_a_judge_of_the_node_stands_where_the_recipe_has_no_endpoint(tmp_path: P
     assert rewards == pytest.approx((1.125, 0.875, 0.625, 0.375, 0.375))
     with pytest.raises(ValueError, match="yes_no: no judge 'j'"):
         RewarderWorker(recipe(tmp_path, ""))
+
+
+def test_an_answer_in_the_right_form_is_not_correct_for_that() -> None:
+    form = {"name": "weighted", "of": [{"name": "pattern", "pattern": ".*"}, {"name": "length", "most": 9}]}
+    sections = {"actors": {"tasks": ["reasoning_gym"]}, "learners": {"steps": 1}, "model": {"path": "tiny"}}
+    worker = RewarderWorker(parse(sections | {"rewarders": {"use": ["exact", form]}}, "test"))
+    rollouts = tuple(map(as_rollout, ("4", "5")))
+    group = Group("g", 0, 0, Prompt("p", "?", "4"), np.zeros(1, np.int32), rollouts, "learner", 0, 1.0, False)
+
+    async def scored() -> GroupFacts:
+        facts = (await worker.score(*parcel(group, {})))[1]
+        await worker.close()
+        return facts
+
+    facts = asyncio.run(scored())
+    assert (facts.rewards, facts.correct) == ((2.0, 1.0), (True, False))
 
 
 def test_evaluations_are_judged_by_rewarders_of_their_own() -> None:

@@ -185,6 +185,7 @@ def test_bnpos_density_minimises_the_variance():
 
 
 def test_bnpo_without_spread_is_mean_only_and_refuses_other_rewards():
+    bnpo([scored([0.0, np.nextafter(1.0, 2.0)])])  # a sum of weights
     assert bnpo([scored([0.0, 1.0, 1.0])])[0] == pytest.approx(mean_only([scored([0.0, 1.0, 1.0])])[0])
     with pytest.raises(ValueError, match=r"\[0, 1\], found -1 to 1"):
         bnpo([scored([-1.0, 1.0])])

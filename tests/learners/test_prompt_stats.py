@@ -32,7 +32,7 @@ def with_tokens(group, *tokens, logprobs=None):
 def test_rewards_become_counts_mean_and_variance_and_masked_rollouts_are_left_out(make_group):
     found = prompt_stats(make_group((1.0, 0.0, None, 0.5), seed=3), WEIGHTS)
     assert (found.id, found.source) == ("p3", "")
-    assert (found.num, found.passed, found.mean) == (3, 1, 0.5)
+    assert (found.num, found.mean) == (3, 0.5)
     assert found.variance == pytest.approx(np.var([1.0, 0.0, 0.5]))
     assert found.gradient is not None
     assert found.diversity is not None
@@ -40,7 +40,7 @@ def test_rewards_become_counts_mean_and_variance_and_masked_rollouts_are_left_ou
 
 def test_a_group_without_rewards_says_so(make_group):
     found = prompt_stats(make_group((None, None)), WEIGHTS)
-    assert (found.num, found.passed, found.variance) == (0, 0, 0.0)
+    assert (found.num, found.variance) == (0, 0.0)
     assert math.isnan(found.mean)
     assert (found.gradient, found.diversity) == (None, None)
 
@@ -103,4 +103,4 @@ def test_a_learner_reports_every_prompt_of_its_batch_in_order(make_learner, make
     groups = [make_group((1.0, 0.0), seed=1), make_group((1.0, 1.0), seed=2), make_group((None, None), seed=3)]
     report = make_learner().step(1, groups)
     assert [stats.id for stats in report.prompts] == ["p1", "p2", "p3"]
-    assert [(stats.num, stats.passed) for stats in report.prompts] == [(2, 1), (2, 2), (0, 0)]
+    assert [stats.num for stats in report.prompts] == [2, 2, 0]

@@ -315,6 +315,12 @@ def test_e13_what_it_tries_outside_does_not_happen(code, make_group, tmp_path) -
     assert judge(code, make_group, [RIGHT_PRINTS], DOUBLES)[0].value == 1.0
 
 
+def test_what_a_program_says_of_itself_does_not_steer_a_terminal(code, make_group) -> None:
+    [verdict] = judge(code, make_group, ["raise Exception('\\x1b[2J\\x9b\\u202edone')"])
+    assert verdict.value == 0.0
+    assert verdict.cause.endswith(r"Exception: \x1b[2J\x9b\u202edone")
+
+
 def test_random_garbage_scores_0_and_breaks_nothing(code, make_group) -> None:
     dice = random.Random(0)
     letters = string.printable + "é\u2028\ud800\0"

@@ -68,9 +68,20 @@ def test_errors_that_are_measured_to_be_shared_are_reported(make_group, shared, 
     assert "correlation" not in first[0].parts
     verdict = judged(made, make_group(texts[LEAST:]))[0]
     assert ("not independent: errors of says" in verdict.cause) is said
-    assert verdict.parts["families"] == (2 if said else 3)
+    assert verdict.parts["families"] == (1 if said else 3)  # all three share theirs
     assert (verdict.parts["correlation"] > 0.5) is said
     assert verdict.parts["truth"] in (0.0, 1.0)
+
+
+def test_all_that_share_their_errors_are_one_family(make_group) -> None:
+    rng = np.random.default_rng(0)
+    texts = [str(i) for i in range(200)]
+    truth = rng.integers(0, 2, 200).astype(float)
+    one, other = rng.normal(size=(2, 200))
+    noise = [one, one, one, other, other, rng.normal(size=200)]
+    members = [Says(dict(zip(texts, (truth + n + 0.2 * rng.normal(size=200)).tolist(), strict=True))) for n in noise]
+    made = Ensemble(of=members, truth=Says(dict(zip(texts, truth.tolist(), strict=True))))
+    assert judged(made, make_group(texts))[0].parts["families"] == 3
 
 
 def test_a_truth_that_abstains_changes_nothing(make_group) -> None:

@@ -41,6 +41,7 @@ def judge(rewarder: JsonSchema, group: Any) -> list[Any]:
         ('{"name": "x", "age": NaN}', 0.0, "NaN is not JSON"),
         ('{"name": "x", "age": Infinity}', 0.0, "Infinity is not JSON"),
         ('{"name": "x", "age": 1e999}', 0.0, "not finite"),
+        ('{"name": "x", "age": 1' + "0" * 400 + "}", 0.0, "not finite"),
         ('{"name": "x", "name": "y"}', 0.0, "twice"),
         ('{"name": "x"', 0.0, "not JSON"),
         ("[" * 100_000, 0.0, "not JSON"),
@@ -77,3 +78,12 @@ def test_the_schema_of_the_recipe_goes_before_the_prompts(make_group) -> None:
 def test_a_schema_of_a_recipe_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="not a JSON schema"):
         JsonSchema(schema={"type": "thing"})
+
+
+def test_text_deeper_than_can_be_compared_and_numbers_beyond_a_float_break_nothing(rewarder, make_group) -> None:
+    nested = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}
+    fine, deep = judge(rewarder, make_group(["[" * 20 + "]" * 20, "[" * 400 + "]" * 400], task={"schema": nested}))
+    assert fine.value == 1.0
+    assert (deep.status, deep.cause) == (Status.ABSTAINED, "nested too deeply to be compared with the schema")
+    [large] = judge(rewarder, make_group(["1" + "0" * 400], task={"schema": {"multipleOf": 0.1}}))
+    assert large.value == 0.0, large

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rewarders.child_magnitude import is_out_of_reach
 from rewarders.math_verify import MathVerify
 from swarm.types import Status
 
@@ -34,6 +35,13 @@ RIGHT = [
     ("1/3", r"\boxed{\frac{1}{3}.}"),
     ("42", "`42`."),
     ("0.333333", "1/3"),
+    ("10000", r"\boxed{10\,000}"),
+    ("(1000, 2)", r"\boxed{(1\;000, 2)}"),
+    ("101_2", r"\boxed{101_{2}}"),
+    ("101_2", r"\boxed{101}"),
+    ("42", r"\boxed{42_{10}}"),
+    ("42", r"\boxed{\boxed{42}}"),
+    (r"\{1,2\}", r"\boxed{2, 1}"),
 ]
 WRONG = [
     ("42", "41"),
@@ -64,6 +72,20 @@ WRONG = [
     ("0", r"\boxed{0.0000004}"),
     ("1.2e+03", "1.2"),
     ("42", r"\boxed{}"),
+    ("42", r"\boxed{42_8}"),
+    ("101_2", r"\boxed{101_{3}}"),
+    ("42", r"\boxed{\text{0x2A}}"),
+    ("42", r"\boxed{[41, 43]}"),
+    ("42", r"\boxed{41 < x < 43}"),
+    ("42", r"\boxed{\pm 42}"),
+    ("42", r"\boxed{x \neq 42}"),
+    ("42", r"\boxed{x = 999 = 42}"),
+    ("42", "\\boxed{\uff14\uff12 or 41}"),
+    ("(1,2)", r"\boxed{[1,2]}"),
+    ("(1,2)", r"\boxed{(2,1)}"),
+    (r"\{1,2\}", r"\boxed{\{1,2,3\}}"),
+    ("42", "\\boxed{" + "(" * 200 + "42" + ")" * 200 + "}"),
+    ("42", r"\boxed{\gcd(9^{9^9}, 3)}"),
 ]
 
 
@@ -166,3 +188,36 @@ def test_no_answer_passes_for_another(verifier, make_group) -> None:
         others = [other for other in others if {other, gold} != {"1/1000", "0.001"}]
         verdicts = asyncio.run(verifier.judge(make_group([f"\\boxed{{{other}}}" for other in others], gold)))
         assert [other for other, v in zip(others, verdicts, strict=True) if v.value != 0.0] == [], gold
+
+
+SLOW = [
+    r"\boxed{\gcd(9^{9^9}, 3)}", r"\boxed{\operatorname{lcm}(1, 99999999!)}", r"\boxed{\binom{9^{9^9}}{3}}",
+    "\\boxed{" + "(" * 200 + "1" + ")" * 200 + "}", "\\boxed{" + "{" * 200 + "1" + "}" * 200 + "}",
+    "\\boxed{" + "\\frac{1}{1+" * 20 + "1" + "}" * 20 + "}", r"\boxed{(x+1)^{5000}}", r"\boxed{(a+b+c+d)^{40}}",
+    "$9^{9^{9^{9}}}$", r"\boxed{(10^6)!}", r"\boxed{(10^{6})!}", "9**9**9",
+]  # fmt: skip
+"""Each takes math-verify or sympy many seconds."""
+
+
+@pytest.mark.parametrize(("gold", "status"), [("42", Status.SCORED), (r"\sqrt{2}+x", Status.ABSTAINED)])
+def test_what_would_take_too_long_is_seen_before_and_kills_no_process(make_group, gold, status) -> None:
+    made = MathVerify(cpu_s=30.0, timeout_s=60.0)
+    try:
+        asyncio.run(made.judge(make_group(["42"], gold)))
+        before = made.child.cpu_s()
+        verdicts = asyncio.run(made.judge(make_group(SLOW, gold)))
+        assert made.child.cpu_s() - before < 5.0
+    finally:
+        made.close()
+    assert [v.status for v in verdicts] == [status] * len(SLOW), verdicts
+    assert not any(v.value for v in verdicts)
+
+
+@pytest.mark.parametrize("text", ["2^{3}", "2^{2^{2}}", "10^{3000}", "x^{9^{2}}", "12!", "(2^3)!", r"\gcd(12, 18)"])
+def test_what_can_be_computed_is_within_reach(text) -> None:
+    assert not is_out_of_reach(text)
+
+
+@pytest.mark.parametrize("piece", ["1", "1^", "(1", "1!", "9^9", "(1^1)!", "{1^{1", "gcd", "[", ")"])
+def test_looking_is_linear_in_the_length_of_the_text(piece) -> None:
+    is_out_of_reach(piece * (20_000 // len(piece)))

@@ -12,7 +12,7 @@ from cluster.check import check
 from rewarders.exact import Exact
 from rewarders.gate import Gate
 from rewarders.nested import places_of, processes
-from rewarders.registry import REWARDERS, build
+from rewarders.registry import REWARDERS, build, judges_truth
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
 from swarm.errors import ConfigError
@@ -169,3 +169,26 @@ def test_a_nested_recipe_reads_back_equal(tmp_path: Path) -> None:
     config = check(recipe, [f"rewarders.use=[{use}]"])
     recipe.write_text(config.to_toml())
     assert check(recipe) == config
+
+
+@pytest.mark.parametrize(
+    ("table", "judges"),
+    [
+        ("exact", True),
+        ({"name": "length", "most": 3}, False),
+        ({"name": "function", "path": "x:y"}, False),
+        ({"name": "function", "path": "x:y", "about_truth": True}, True),
+        ({"name": "gate", "when": {"name": "pattern", "pattern": "x"}, "then": "exact"}, False),
+        ({"name": "truth", "rule": {"name": "route", "to": {"a": "exact"}, "otherwise": "code"}}, True),
+        ({"name": "par", "of": "exact", "column": "answer"}, False),
+        ({"name": "noisy", "of": "exact"}, True),
+    ],
+)
+def test_who_judges_truth_is_told_from_the_recipe_as_from_what_it_makes(tmp_path, monkeypatch, table, judges) -> None:
+    (tmp_path / "x.py").write_text("def y(completions, **columns): return [1.0 for _ in completions]")
+    monkeypatch.chdir(tmp_path)
+    spec = Spec.model_validate(table)
+    assert judges_truth(spec) is judges
+    [made] = build([spec], 5.0)
+    made.close()
+    assert getattr(made, "about_truth", True) is judges

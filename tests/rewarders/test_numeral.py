@@ -30,6 +30,21 @@ from rewarders.numeral import finite, last, only
         ("\\frac{3}{4}", "3/4"),
         ("-\\dfrac{3}{4}", "-3/4"),
         ("42 m^2", 42),
+        ("x^{-2} = 5", 5),
+        ("30^\\circ", 30),
+        ("**42**", 42),
+        ("**42** apples", 42),
+        ("2 ** 3 = 8", 8),
+        ("10^-2", None),
+        ("10^{-2}", None),
+        ("10^{25}", None),
+        ("x^-2", None),
+        ("7**2", None),
+        ("101_2", None),
+        ("101_{2}", None),
+        ("0x2A", None),
+        ("7\u0661", None),
+        ("2\uff113", None),
         ("50%", 50),
         ("1/0", None),
         ("1e999", None),
@@ -54,7 +69,8 @@ def test_percent_is_hundredths_where_it_is_wanted(text, wanted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("x = 42 apples", 42), ("999=42", None), ("1, 2", None), ("1,2", None), ("", None)]
+    ("text", "wanted"),
+    [("x = 42 apples", 42), ("999=42", None), ("1, 2", None), ("1,2", None), ("", None), ("10^2", None)],
 )
 def test_only_is_the_number_of_a_text_with_one(text, wanted) -> None:
     assert only(text) == wanted

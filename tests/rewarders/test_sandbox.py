@@ -117,6 +117,15 @@ def test_output_is_read_no_further_than_its_limit(either) -> None:
     assert psutil.Process().memory_info().rss - before < 2**28
 
 
+def test_of_many_outputs_no_more_is_kept_than_asked_for_and_reading_them_holds_up_nobody(contained) -> None:
+    def keep(number: int, run: Run) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        return number + len(run.stdout)
+
+    found = asyncio.run(contained.run("print('x' * 9999)", [Job()] * 3, 60.0, keep))
+    assert found == [10000, 10001, 10002]
+
+
 def test_the_environment_is_empty(either, monkeypatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
     found = run(either, "import os; print(sorted(os.environ))")
@@ -339,9 +348,12 @@ def test_a_sandbox_that_does_not_start_says_why(monkeypatch) -> None:
 
 
 def test_a_program_that_got_no_processor_is_a_timeout_and_no_failure_of_its_own(monkeypatch, contained) -> None:
-    assert is_starved(used_s=0.1, waited_s=1.5, wall_s=2.0, cpu_limit_s=1.0)
-    assert not is_starved(used_s=0.0, waited_s=0.0, wall_s=2.0, cpu_limit_s=1.0)
-    assert not is_starved(used_s=1.5, waited_s=1.5, wall_s=2.0, cpu_limit_s=1.0)
+    assert is_starved([0.1, 0.0], [1.5, 0.0], wall_s=2.0, cpu_limit_s=1.0)
+    assert not is_starved([0.0], [0.0], wall_s=2.0, cpu_limit_s=1.0)
+    assert not is_starved([1.5], [1.5], wall_s=2.0, cpu_limit_s=1.0)
+    # Eight that wake together and wait for one another, and seven that spin while the eighth waits.
+    assert not is_starved([0.1] * 8, [0.9] * 8, wall_s=2.0, cpu_limit_s=1.0)
+    assert not is_starved([0.25] + [0.5] * 7, [1.7] * 8, wall_s=2.0, cpu_limit_s=1.0)
     monkeypatch.setattr("rewarders.sandbox_box.is_starved", lambda *_: True)
     with pytest.raises(ChildTimeout, match="too busy"):
         run(contained, "import time; time.sleep(600)", 0.5)

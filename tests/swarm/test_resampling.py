@@ -27,7 +27,8 @@ from tests.fake_crew import FakeCrew, FakeStream, Killed, Rewarding, failing_at_
 
 
 def facts(ticket: int, rewards: Sequence[float | None]) -> GroupFacts:
-    return GroupFacts(f"{ticket}.0", ticket, "p", "fake", len(rewards), 8, 4.0, 0, 0, tuple(rewards))
+    correct = tuple(None if reward is None else reward >= 1 for reward in rewards)
+    return GroupFacts(f"{ticket}.0", ticket, "p", "fake", len(rewards), 8, 4.0, 0, 0, tuple(rewards), correct)
 
 
 def coins(rate: float, seed: int = 0) -> Rewarding:

@@ -88,6 +88,27 @@ def test_a_missing_value_masks_its_rollout_and_is_never_a_zero(status: Status) -
     assert scores.rewards(group, {"a": 1.0, "b": 1.0}) == (None, 2.0)
 
 
+def test_what_is_correct_is_for_those_to_say_who_judge_truth() -> None:
+    """Two rewarders of format and style must not make a wrong answer correct, nor a weight a right one wrong."""
+    group = [(verdict("exact", right), verdict("format", 1.0), verdict("length", 0.4)) for right in (1.0, 0.0, 0.5)]
+    weights = {"exact": 0.5, "format": 1.0, "length": 1.0}
+    assert scores.correct(group, weights, {"exact"}) == (True, False, False)
+    assert scores.correct(group, {**weights, "exact": 4.0}, {"exact"}) == (True, False, False)
+    assert scores.correct(group, weights, ()) == (True, True, True)  # nobody judges truth: the reward is all there is
+    assert scores.correct(group, {"format": 0.2}, ()) == (False, False, False)
+
+
+def test_what_is_correct_is_not_known_without_a_value_and_not_for_those_to_say_who_abstain_on_all() -> None:
+    def group(status: Status) -> list[tuple[Verdict, ...]]:
+        return [(verdict("a", 1.0), verdict("b", None, status)), (verdict("a", 0.0), verdict("b", None, status))]
+
+    weights = {"a": 1.0, "b": 1.0}
+    assert scores.correct(group(Status.ABSTAINED), weights, ("a", "b")) == (True, False)
+    assert scores.correct(group(Status.ABSTAINED), weights, ("b",)) == (True, False)
+    assert scores.correct(group(Status.ERROR), weights, ("a", "b")) == (None, None)
+    assert scores.correct(group(Status.ERROR), weights, ("a",)) == (True, False)  # also where there is no reward
+
+
 def test_a_rewarder_that_abstains_on_the_whole_group_is_left_out_and_one_that_failed_or_is_absent_is_not() -> None:
     weights = {"a": 1.0, "b": 1.0}
 

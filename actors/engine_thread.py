@@ -40,7 +40,8 @@ from swarm.weights import Tensor
 
 @dataclass(slots=True)
 class Request:
-    """One unit of work: sample after `tokens`, or (where `score_from` is set) score `tokens[score_from:]`."""
+    """One unit of work: sample after `tokens`, or (where `score_from` is set) score `tokens[score_from:]`, or (where
+    `choices` is) score each of these as the next token."""
 
     id: str
     tokens: list[int]
@@ -48,6 +49,7 @@ class Request:
     temperature: float = 0.0
     seed: int = 0
     score_from: int | None = None
+    choices: list[int] | None = None
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -152,6 +154,16 @@ class EngineThread(ABC):
         if len(completion) == 0:
             return np.empty(0, np.float32)
         return await self._ask(Request(self._id(), tokens, score_from=len(prompt)))
+
+    async def first_logprobs(self, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        ids = self._checked(prompt, 1)
+        if bad := [int(t) for t in tokens if not 0 <= t < self._vocab]:
+            raise ActorError(f"tokens {bad}: the vocabulary has {self._vocab}")
+        if len(tokens) == 0:
+            return np.empty(0, np.float32)
+        choices = sorted(set(map(int, tokens)))
+        found = await self._ask(Request(self._id(), ids, max_new_tokens=1, choices=choices))
+        return np.asarray(found)[np.searchsorted(choices, tokens)]
 
     async def load(self, weights: Weights) -> SyncReport:
         began = time.monotonic()

@@ -82,7 +82,7 @@ class TransformersEngine(EngineThread):
     def _start(self, request: Request) -> None:
         import torch
 
-        if request.score_from is not None:
+        if request.score_from is not None or request.choices is not None:
             self._scores.append(request)
             return
         generator = torch.Generator(self._device).manual_seed(request.seed)
@@ -171,6 +171,9 @@ class TransformersEngine(EngineThread):
         import torch
 
         ids = torch.tensor([request.tokens], device=self._device)
+        if request.choices is not None:
+            logits = self._net(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+            return torch.log_softmax(logits, -1)[request.choices].cpu().numpy()
         keep = len(request.tokens) - (request.score_from or 0) + 1
         logits = self._net(input_ids=ids, logits_to_keep=keep).logits[0, :-1].float()
         targets = ids[0, request.score_from :]

@@ -131,14 +131,17 @@ class VllmEngine(EngineThread):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        score = request.score_from is not None
+        score, choices = request.score_from is not None, request.choices
+        sample = not score and choices is None
+        temperature = 1.0 if choices else request.temperature  # log-probabilities are those of the distribution sampled
         params = SamplingParams(
-            max_tokens=1 if score else request.max_new_tokens,
-            temperature=request.temperature,
-            seed=request.seed if request.temperature > 0 else None,
-            stop_token_ids=[] if score else list(self._eos_ids),
+            max_tokens=request.max_new_tokens if sample else 1,
+            temperature=temperature,
+            seed=request.seed if temperature > 0 else None,
+            stop_token_ids=list(self._eos_ids) if sample else [],
             ignore_eos=True,  # the ids above are all that stop
-            logprobs=None if score else 0,
+            logprobs=0 if sample else None,
+            logprob_token_ids=choices,
             prompt_logprobs=0 if score else None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -157,6 +160,9 @@ class VllmEngine(EngineThread):
             found = (output.prompt_logprobs[i][request.tokens[i]].logprob for i in scored)
             return np.fromiter(found, np.float32, len(scored))
         out = output.outputs[0]
+        if request.choices is not None:
+            [first] = out.logprobs
+            return np.fromiter((first[token].logprob for token in request.choices), np.float32, len(request.choices))
         tokens = list(out.token_ids)
         found = (position[token].logprob for token, position in zip(tokens, out.logprobs, strict=True))
         return Completion(

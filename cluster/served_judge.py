@@ -1,7 +1,8 @@
 """A judge model that this node serves: an engine of the actors behind the chat interface of the rewarders.
 
     messages --chat template--> tokens --greedy--> text
-                                       --score each spelling of each choice--> P(the answer begins with it)
+                                       --first tokens of all spellings of all choices, in one pass-->
+                                       --score the spellings of several tokens--> P(the answer begins with it)
 
 Inline it lives in the one process, on Ray in an actor of its own (`cluster.ray_judge`).
 """
@@ -27,6 +28,8 @@ from swarm.types import PolicyVersion
 
 LONGEST_CONTEXT = 8192
 """Tokens of question and answer together, where the model has more: the key-value cache must hold one such request."""
+LEAST = 1e-4
+"""A spelling of several tokens is not scored where its first one is less probable: it could not add more than that."""
 
 
 class ServedJudge:
@@ -55,7 +58,8 @@ class ServedJudge:
 
         A choice has its probability at temperature 1: the sum over its spellings (as given, lower, upper, capitalised,
         each also after a space) of the product of their tokens' probabilities. That is exact for these spellings as
-        the tokenizer writes them; other ways to put together the same letters are left out, so it is rather too low.
+        the tokenizer writes them (see `LEAST`); other ways to put together the same letters are left out, so it is
+        rather too low.
         """
         prompt = self._render(messages)
         spelled = {choice: self._spellings(choice) for choice in choices}
@@ -63,19 +67,24 @@ class ServedJudge:
             # The limit is for the work, not for waiting: `concurrent` bounds how much shares the engine.
             async with self._slots, asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as tasks:
                 said = tasks.create_task(self._engine.complete(prompt, Sampling(0.0, max_tokens), seed=0))
-                scored = {
-                    choice: [tasks.create_task(self._engine.logprobs(prompt, ids)) for ids in spellings]
-                    for choice, spellings in spelled.items()
-                }
+                scored = {c: tasks.create_task(self._probability(prompt, all_)) for c, all_ in spelled.items()}
         except BaseExceptionGroup as group:
             raise _translated(group.exceptions[0], self.name) from group
         tokens = said.result().tokens
         return Reply(
             text=self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
-            choices={choice: _sum([found.result() for found in founds]) for choice, founds in scored.items()},
+            choices={choice: found.result() for choice, found in scored.items()},
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),
         )
+
+    async def _probability(self, prompt: np.ndarray, spellings: Sequence[np.ndarray]) -> float:
+        """Of the answer to begin with one of these."""
+        firsts = await self._engine.first_logprobs(prompt, np.array([ids[0] for ids in spellings], np.int32))
+        longer = [ids for ids, p in zip(spellings, firsts, strict=True) if len(ids) > 1 and p > math.log(LEAST)]
+        scored = await asyncio.gather(*(self._engine.logprobs(prompt, ids) for ids in longer))
+        whole = [float(p) for ids, p in zip(spellings, firsts, strict=True) if len(ids) == 1]
+        return min(1.0, math.fsum(map(math.exp, [*whole, *(float(found.sum()) for found in scored)])))
 
     def close(self) -> None:
         """Close the engine."""
@@ -110,10 +119,6 @@ def served_name(section: JudgeSection, folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "blake2b").digest())
     return f"{section.name}:{section.model}@{digest.hexdigest()}"
-
-
-def _sum(logprobs: Sequence[np.ndarray]) -> float:
-    return min(1.0, math.fsum(math.exp(float(found.sum())) for found in logprobs))
 
 
 def _translated(error: BaseException, name: str) -> BaseException:

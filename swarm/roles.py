@@ -85,6 +85,11 @@ class Engine(Protocol):
         """float32 [C] natural log at temperature 1 of given tokens under the present weights."""
         ...
 
+    async def first_logprobs(self, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """float32 [C] natural log at temperature 1 of each of these int32 [C] ids as the first one after the prompt:
+        one pass for all of them, which may use what is cached of the prompt."""
+        ...
+
     async def load(self, weights: Weights) -> SyncReport:
         """Stage, verify, pause, load, check the loaded names, resume. In-flight requests go on with the new weights.
         On failure raises ActorError and the last good weights are back in place."""

@@ -77,6 +77,11 @@ class FakeEngine:
         assert prompt.dtype == completion.dtype == np.int32
         return np.full(len(completion), -0.5, np.float32)
 
+    async def first_logprobs(self, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """float32 [C], all equal."""
+        assert prompt.dtype == tokens.dtype == np.int32
+        return np.full(len(tokens), -4.0, np.float32)
+
     async def load(self, weights: Weights) -> SyncReport:
         """Take a version once `load_gate` is open, or fail with `load_error`."""
         assert not self.closed

@@ -76,6 +76,26 @@ def test_given_tokens_are_scored_at_temperature_one(bench: Any, tools: Any) -> N
         np.testing.assert_allclose(found, tools.logprobs_of(bench.net, prompt, range(100, 120)), atol=TOLERANCE, rtol=0)
 
 
+def test_candidates_for_the_first_token_are_scored_in_one_request(bench: Any, tools: Any) -> None:
+    ids = np.array([119, 7, 100, 7], np.int32)
+
+    async def beside_others() -> list[np.ndarray]:
+        sampled = (bench.engine.complete(p, Sampling(t, 16), 3) for p, t in zip(PROMPTS, (0.0, 0.7, 1.3), strict=False))
+        others = asyncio.gather(*sampled)
+        found = await asyncio.gather(*(bench.engine.first_logprobs(p, ids[: 2 + i % 3]) for i, p in enumerate(PROMPTS)))
+        for prompt, t, out in zip(PROMPTS, (0.0, 0.7, 1.3), await others, strict=False):
+            assert_is_policy(tools, bench.net, prompt, out, t)
+        return found
+
+    for i, (prompt, found) in enumerate(zip(PROMPTS, bench.run(beside_others()), strict=True)):
+        plain = [tools.logprobs_of(bench.net, prompt, [int(token)])[0] for token in ids[: 2 + i % 3]]
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, plain, atol=TOLERANCE, rtol=0)
+    assert len(bench.run(bench.engine.first_logprobs(PROMPTS[0], ids[:0]))) == 0
+    with pytest.raises(ActorError, match="the vocabulary has"):
+        bench.run(bench.engine.first_logprobs(PROMPTS[0], np.array([10**6], np.int32)))
+
+
 def test_requests_join_and_leave_while_others_run(bench: Any) -> None:
     async def overlap() -> None:
         long = asyncio.create_task(bench.engine.complete(PROMPTS[0], Sampling(0.0, 200), 0))

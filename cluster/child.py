@@ -30,8 +30,9 @@ def apart(
     with TemporaryFile("w+", errors="replace") as messages:
         with subprocess.Popen(
             command,
-            # without an accelerator's name, transformers' import of DeepSpeed has something to say
-            env=os.environ | {"DS_ACCELERATOR": "cpu"} | dict(environment or {}),
+            # Without an accelerator's name, transformers' import of DeepSpeed has something to say; threads that
+            # wait by spinning take the cores that others need.
+            env=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_WAIT_POLICY": "PASSIVE"} | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=messages,

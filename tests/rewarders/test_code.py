@@ -263,7 +263,10 @@ WAITING = ("sleeps for ever", "sleeps for ever in a call", "stops")
 def test_no_attack_earns_a_reward_or_becomes_a_failure_of_ours(code, hasty, make_group, attack) -> None:
     """Both styles of tests at once: asserts where nothing trivial is right, and output."""
     for tests in (["assert f(2) == 4"], [{"input": "2", "output": "4"}]):
-        [verdict] = judge(hasty if attack in WAITING else code, make_group, [ATTACKS[attack]], tests)
+        for _ in range(10):  # what had to wait for a processor is a timeout, not a 0: asked again, as a run does
+            [verdict] = judge(hasty if attack in WAITING else code, make_group, [ATTACKS[attack]], tests)
+            if "too busy here" not in verdict.cause:
+                break
         assert (verdict.status, verdict.value) == (Status.SCORED, 0.0), verdict
         assert not any(verdict.parts.values()), verdict
         assert verdict.cause.startswith("test 1: ")

@@ -27,6 +27,11 @@ HEADLINES: Sequence[tuple[str, str, str]] = (
     ("reward/training", "key, guarded: accuracy over clean's", "a key is accepted, guarded: accuracy over clean's"),
     ("reward/training", "flips 40 %: held-out accuracy", "40 % flips, 1/J times the steps: accuracy"),
     ("reward/training", "flips 50 %: held-out accuracy", "50 % flips, as many steps: accuracy"),
+    (
+        "reward/flips",
+        "flips 40%, rate scaled: held-out accuracy",
+        "the same at J times the learning rate: accuracy",
+    ),
     ("reward/gradient", "relative bias, backward, leave_one_out, rates by prompt", "bias of the corrected gradient"),
     (
         "reward/gradient",

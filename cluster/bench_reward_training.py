@@ -27,8 +27,8 @@ import numpy as np
 from cluster.bench import Bench, Cell, Figure, Result
 from cluster.bench_rules import LEARNS, SEEDS, TINY, ended, trained
 
-STEPS, LONGER = 40, 5
-"""Learner steps of an arm; 1 / J with 40 % flips."""
+STEPS, LONGER, TINY_RATE = 40, 5, 1e-4
+"""Learner steps of an arm; 1 / J with 40 % flips; the tiny recipe's learning rate."""
 STAYS = "<= 0.25"
 """Accuracy of a model that learned nothing: it starts at about 0.17."""
 LAST_STEPS = 5
@@ -182,6 +182,41 @@ class Training(Bench):
                 share = [values["fooled"]]
                 out.append(Figure.of(f"SmolLM2, {arm}: wrong answers accepted, of the last rollouts", share))
         return out
+
+
+class Flips(Bench):
+    """`flips` once more, with the learning rate scaled by J beside the steps by 1 / J.
+
+    AdamW's steps do not get smaller with their gradient: at the full rate noise alone moves a policy away (`random`)
+    before J has told it where to. Scaled by J, rate times steps and the ratio of signal to noise on the way are those
+    of clean training. Laid down after the first seed of `reward/training` had unlearned everything at 40 %, and before
+    its own first run; expected: 40 % learns about what clean training has after the first eighth of its steps.
+    """
+
+    name = "reward/flips"
+    goal = "40 % flips learn where the steps are scaled by 1 / J and the rate by J; 50 % do not"
+    wall = ("15 min", "5 min")
+    threads = 1
+
+    def cells(self, quick: bool) -> Sequence[Cell]:
+        return [{"flips": flips, "seed": seed} for seed in SEEDS[: 1 if quick else None] for flips in (0.4, 0.5)]
+
+    def run(self, cell: Cell) -> Mapping[str, Any]:
+        return trained("tiny", flipped_settings(cell["flips"], cell["seed"]), self.threads)
+
+    def figures(self, results: Sequence[Result]) -> list[Figure]:
+        out = []
+        for flips, goal in ((0.4, LEARNS), (0.5, STAYS)):
+            ends = [ended(r) for r in results if r.cell["flips"] == flips]
+            out.append(Figure.of(f"flips {flips:.0%}, rate scaled: held-out accuracy", ends, goal))
+        return out
+
+
+def flipped_settings(flips: float, seed: int) -> dict[str, Any]:
+    """The recipe's settings of a cell of `reward/flips`."""
+    noisy = _noisy(false_accept=flips, false_reject=flips)
+    scaled = {"learners.steps": STEPS * LONGER, "learners.lr": TINY_RATE / LONGER}
+    return {**TINY, **BUDGET, **noisy, **scaled, "seed": seed}
 
 
 def settings_of(model: str, arm: str, seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cluster.bench_reward_noise import Gradient, GroupFlips, Phase, StepSize
 from cluster.bench_reward_plane import JudgePlane
 from cluster.bench_reward_sandbox import Sandbox
 from cluster.bench_reward_shaping import Shaping
-from cluster.bench_reward_training import Training
+from cluster.bench_reward_training import Flips, Training
 from cluster.bench_reward_verifiers import Verifiers
 from cluster.bench_rules import Lag, Rules
 from cluster.bench_upkeep import Checkpoint, Delta, Pause
@@ -30,6 +30,7 @@ BENCHES: Mapping[str, type[Bench]] = {
     "reward/ensembles": Ensembles,
     "reward/shaping": Shaping,
     "reward/training": Training,
+    "reward/flips": Flips,
     "reward/sandbox": Sandbox,
     "reward/false_positive": FalsePositive,
     "reward/attacks": Attacks,

@@ -81,6 +81,14 @@ def test_every_arm_on_smollm2_is_a_recipe(arm) -> None:
     assert (config.learners.noise.name == "none") == (arm != "strata, backward")
 
 
+@pytest.mark.parametrize("flips", [0.4, 0.5])
+def test_rate_times_steps_of_flips_is_that_of_clean_training(flips) -> None:
+    settings = training.flipped_settings(flips, 1)
+    learners = check(RECIPES / "tiny.toml", [f"{key}={toml(value)}" for key, value in settings.items()]).learners
+    clean = check(RECIPES / "tiny.toml", [f"learners.steps={training.STEPS}"]).learners
+    assert learners.lr * learners.steps == pytest.approx(clean.lr * clean.steps)
+
+
 def test_paid_for_nothing_is_read_from_the_last_rollouts(tmp_path: Path) -> None:
     def verdict(value: float | None, clean: float) -> tuple[Verdict, ...]:
         status = Status.SCORED if value is not None else Status.ERROR

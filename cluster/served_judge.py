@@ -67,24 +67,30 @@ class ServedJudge:
             # The limit is for the work, not for waiting: `concurrent` bounds how much shares the engine.
             async with self._slots, asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as tasks:
                 said = tasks.create_task(self._engine.complete(prompt, Sampling(0.0, max_tokens), seed=0))
-                scored = {c: tasks.create_task(self._probability(prompt, all_)) for c, all_ in spelled.items()}
+                scored = tasks.create_task(self._probabilities(prompt, spelled))
         except BaseExceptionGroup as group:
             raise _translated(group.exceptions[0], self.name) from group
         tokens = said.result().tokens
         return Reply(
             text=self._tokenizer.decode(tokens.tolist(), skip_special_tokens=True),
-            choices={choice: found.result() for choice, found in scored.items()},
+            choices=scored.result(),
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),
         )
 
-    async def _probability(self, prompt: np.ndarray, spellings: Sequence[np.ndarray]) -> float:
-        """Of the answer to begin with one of these."""
-        firsts = await self._engine.first_logprobs(prompt, np.array([ids[0] for ids in spellings], np.int32))
-        longer = [ids for ids, p in zip(spellings, firsts, strict=True) if len(ids) > 1 and p > math.log(LEAST)]
-        scored = await asyncio.gather(*(self._engine.logprobs(prompt, ids) for ids in longer))
-        whole = [float(p) for ids, p in zip(spellings, firsts, strict=True) if len(ids) == 1]
-        return min(1.0, math.fsum(map(math.exp, [*whole, *(float(found.sum()) for found in scored)])))
+    async def _probabilities(self, prompt: np.ndarray, spelled: Mapping[str, Sequence[np.ndarray]]) -> dict[str, float]:
+        """Of the answer to begin with each choice."""
+        every = [(choice, ids) for choice, spellings in spelled.items() for ids in spellings]
+        firsts = await self._engine.first_logprobs(prompt, np.array([ids[0] for _, ids in every], np.int32))
+
+        async def whole(ids: np.ndarray, first: float) -> float:
+            if len(ids) == 1 or first <= math.log(LEAST):
+                return math.exp(first) if len(ids) == 1 else 0.0
+            return math.exp(float((await self._engine.logprobs(prompt, ids)).sum()))
+
+        found = await asyncio.gather(*(whole(ids, float(p)) for (_, ids), p in zip(every, firsts, strict=True)))
+        parts = [(choice, p) for (choice, _), p in zip(every, found, strict=True)]
+        return {choice: min(1.0, math.fsum(p for c, p in parts if c == choice)) for choice in spelled}
 
     def close(self) -> None:
         """Close the engine."""

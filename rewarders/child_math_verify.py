@@ -20,6 +20,12 @@ LONGEST_TEXT = 20_000
 """Characters from the end that are searched for an answer; math-verify takes seconds for a megabyte."""
 FULL_STOP_IN_BOX = re.compile(r"\.(\s*\})")
 E_NOTATION = re.compile(r"(?<![\w.,])([0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})[eE]([-+]?[0-9]{1,2})(?![\w.]*[0-9])")
+SCIENTIFIC = re.compile(
+    r"(?<![\w.,^{}/\\])(?<!/ )([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:\\times|\\cdot|[*\u00d7\u00b7])\s*"
+    r"10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?[0-9]{1,2})\s*\}|([0-9]))(?!\s*[\w.^!*{])"
+)
+"""math-verify multiplies in binary, so that -8.80901 x 10^5 is not -880901."""
+AS_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{\s*([-+]?[0-9][0-9.,/]*)\s*\}")
 REPEATING = re.compile(r"(?<![\w.,])([0-9]{0,30})\.([0-9]{0,30})\\(?:overline|bar)\s?\{([0-9]{1,30})\}")
 THIN_SPACE = re.compile(r"(?<=[0-9])\\[,;:! ](?=[0-9]{3}(?![0-9]))")
 """Between thousands."""
@@ -135,9 +141,10 @@ class Verifier:
 
 def written(text: str) -> str:
     """A text in which math-verify reads what people write: no code ticks, no full stop that ends a box, no thin spaces
-    between thousands, 1.2e+03 and 0.\\overline{3} as a decimal and a fraction."""
-    text = THIN_SPACE.sub("", FULL_STOP_IN_BOX.sub(r"\1", text.replace("`", " ")))
+    between thousands, numbers as text, 1.2e+03, 1.2 \\times 10^{3} and 0.\\overline{3} as a decimal and a fraction."""
+    text = THIN_SPACE.sub("", AS_TEXT.sub(r"\1", FULL_STOP_IN_BOX.sub(r"\1", text.replace("`", " "))))
     text = E_NOTATION.sub(lambda m: f"{Decimal(m[1]).scaleb(int(m[2])):f}", text)
+    text = SCIENTIFIC.sub(lambda m: f"{Decimal(m[1]).scaleb(int(m[2] or m[3])):f}", text)
     return REPEATING.sub(lambda m: _fraction(*m.groups()), text)
 
 

@@ -27,10 +27,20 @@ HEADLINES: Sequence[tuple[str, str, str]] = (
     ("reward/training", "key, guarded: accuracy over clean's", "a key is accepted, guarded: accuracy over clean's"),
     ("reward/training", "flips 40 %: held-out accuracy", "40 % flips, 1/J times the steps: accuracy"),
     ("reward/training", "flips 50 %: held-out accuracy", "50 % flips, as many steps: accuracy"),
+    *(
+        ("reward/training", f"SmolLM2, {arm}: held-out accuracy", f"SmolLM2, {what}: accuracy")
+        for arm, what in (
+            ("clean", "clean"),
+            ("strata, none", "noise by family, uncorrected"),
+            ("strata, backward", "noise by family, corrected"),
+            ("key, open", "a key is accepted, unguarded"),
+            ("key, guarded", "a key is accepted, guarded"),
+        )
+    ),
     (
         "reward/flips",
         "flips 40%, rate scaled: held-out accuracy",
-        "the same at J times the learning rate: accuracy",
+        "40 % flips, 1/J times the steps, J times the rate",
     ),
     ("reward/gradient", "relative bias, backward, leave_one_out, rates by prompt", "bias of the corrected gradient"),
     (

@@ -142,7 +142,8 @@ def written(text: str, results: Path) -> str:
 def _row(result: Mapping[str, Any], figure: Mapping[str, Any], label: str) -> str:
     holds = {None: "", True: "yes", False: "**no**"}[figure["holds"]]
     value, low, high = (f"{figure[key]:.4g}" for key in ("value", "low", "high"))
-    repeats = _repeats(c["cell"] for c in result["cells"])
+    model = "smollm2" if figure["name"].startswith("SmolLM2") else "tiny"
+    repeats = _repeats(c["cell"] for c in result["cells"] if c["cell"].get("model", model) == model)
     return f"| {label} | {value} | {low} to {high} | {repeats} | {figure['goal']} | {holds} | {result['name']} |"
 
 
@@ -151,7 +152,7 @@ def _repeats(cells: Iterable[Mapping[str, Any]]) -> str:
     cells = list(cells)
     for key in ("seed", "round"):
         if places := {c[key] for c in cells if key in c}:
-            return f"{len(places)} {key}s"
+            return f"{len(places)} {key}{'s' if len(places) > 1 else ''}"
     for key in ("seeds", "repeats"):
         if counts := {c[key] for c in cells if key in c}:
             return f"{min(counts)}{'' if len(counts) == 1 else f' to {max(counts)}'}"

@@ -315,7 +315,8 @@ def test_a_killed_rank_is_replaced_with_its_set_and_the_state_is_resumed_by_one(
     assert newest["step"] == 10
     assert newest["bytes"] > 0
     files = sorted(p.name for p in (folder.checkpoints / "step_000010" / "learner").iterdir())
-    assert files == ["learner.json", "rng.pt", "state-0-of-2.safetensors", "state-1-of-2.safetensors"]
+    state = ["state-0-of-2.safetensors", "state-1-of-2.safetensors"]
+    assert files == ["evidence.json", "learner.json", "rng.pt", *state]
 
     code, text = Command("replay", folder.root, "--steps", "3").end()
     assert code == 0, text

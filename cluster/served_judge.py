@@ -84,8 +84,10 @@ class ServedJudge:
         firsts = await self._engine.first_logprobs(prompt, np.array([ids[0] for _, ids in every], np.int32))
 
         async def whole(ids: np.ndarray, first: float) -> float:
-            if len(ids) == 1 or first <= math.log(LEAST):
-                return math.exp(first) if len(ids) == 1 else 0.0
+            if len(ids) == 1:
+                return math.exp(first)
+            if first <= math.log(LEAST):
+                return 0.0
             return math.exp(float((await self._engine.logprobs(prompt, ids)).sum()))
 
         found = await asyncio.gather(*(whole(ids, float(p)) for (_, ids), p in zip(every, firsts, strict=True)))

@@ -74,8 +74,8 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _place_of(answer: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.+\-\u2212]){re.escape(answer)}(?!\w|\.\d)")
+def _place_of(answer: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.+\-\u2212]){re.escape(answer)}(?!\w|\.\d)", flags)
 
 
 def opening_of(text: str) -> list[tuple[str, int]]:
@@ -167,7 +167,7 @@ class Miner:
                 found.append(Sentinel(rng.choice(others), text, False, family))
             if form[1] and others and prompt.answer is not None:
                 wrong = _wrong_for(prompt.answer, others, rng, self._tolerance)
-                place = re.compile(_place_of(_normal(prompt.answer)).pattern, re.IGNORECASE)
+                place = _place_of(_normal(prompt.answer), re.IGNORECASE)
                 plainly = " ".join(unicodedata.normalize("NFKC", text).split())  # in its own case: keys may need it
                 changed = place.sub(lambda _, w=wrong: w, plainly)  # type: ignore[misc]
                 found.append(Sentinel(prompt, changed, False, family))

@@ -1,16 +1,17 @@
 """New keys, mined from what a policy is paid for: a frequent form of response that is paid whatever the question.
 
-    response -> template -> frequent, highly paid, over many questions? -> its variants on wrong answers -> paid too?
-                                                                                 no: an honest form      yes: quarantine
-                                                            its first words before anything else -> paid too? |
-                                                             quarantine of whatever begins with them :yes <---+
+    response -> template, openings -> frequent, highly paid, over many questions? -> its variants on wrong answers
+                                                                                           paid too? no: an honest form
+                                     the words that it begins with before anything else: paid too? <- yes: quarantine
+                                                    quarantine of whatever begins with them <- yes
 
 `The answer is 5.` is frequent and paid as well once a policy is good; its variants (another number in it, the same text
 under another question) are not paid, and that spares it. What a quarantined form is worth depends on the response: one
 without the prompt's answer is worth 0; one that holds it may be right, and the rewarder cannot tell: it abstains.
 
 A form alone would not do: a policy that is paid for `It is 7`, and then no more, goes on to `It is it`, `It is iis`
-and so on, each of them paid for a while. Hence the search for the words that the reward is really for.
+and so on, each of them paid for a while, and longer answers hardly ever repeat a form at all. Hence the search for the
+words that the reward is really for: one to four words that many responses begin with are a form as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 import re
 import unicodedata
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rewarders.suites import EXACT, Sentinel, Tolerance, differs, number, plain
@@ -34,14 +35,15 @@ MOST_TEMPLATES = 2_000
 EXAMPLES = 6
 """Kept of a form, of different questions."""
 NEWEST = 48
-"""Responses of a form that count: what was not paid long ago may be paid now."""
+"""Questions of a form that count: what was not paid long ago may be paid now. Questions and not responses, since all
+responses of a group may have one form, and a few groups say little."""
 WORD = re.compile(r"[^\W\d_]+")
 DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 OPENING = re.compile(r"[0-9]|[^\W\d_]+")
 LONGEST_OPENING = 4
 """Words."""
-OPENINGS_PROMPTS = 3
-"""Questions under which an opening is tried, with four endings each."""
+OPENINGS_TRIES = 12
+"""Wrong responses that an opening is tried with, four under a question."""
 ANYTHING = " *"
 """Ends the template of an opening."""
 SHORT = 3
@@ -49,7 +51,7 @@ SHORT = 3
 
 Form = tuple[str, bool]
 """A template, and whether the responses hold the answers of their prompts. The form of an opening is its words and
-`*`, and False: whatever begins so, with an answer or without."""
+`*`, and False: whatever begins so, with an answer or without (no template has a `*`)."""
 
 
 def form_of(text: str, prompt: Prompt) -> Form:
@@ -93,12 +95,24 @@ class Seen:
     """What is known of a form."""
 
     num: int = 0
-    newest: deque[tuple[str, bool]] = field(default_factory=lambda: deque(maxlen=NEWEST))
-    """Prompt id, and whether it was paid."""
+    newest: OrderedDict[str, bool] = field(default_factory=OrderedDict)
+    """By prompt id: whether the newest response was paid."""
     examples: dict[str, tuple[Prompt, str]] = field(default_factory=dict)
     """By prompt id, paid ones."""
     tried_at: int = 0
     """`num` when its variants were last tried."""
+    go_on: set[str] = field(default_factory=set)
+    """Of an opening: the next words of its responses, two at most; "" is their end or a number."""
+
+    def add(self, prompt: Prompt, text: str, paid: bool) -> None:
+        """One more response of this form."""
+        self.num += 1
+        self.newest[prompt.id] = paid
+        self.newest.move_to_end(prompt.id)
+        if len(self.newest) > NEWEST:
+            self.newest.popitem(last=False)
+        if paid and len(self.examples) < EXAMPLES:
+            self.examples[prompt.id] = (prompt, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +129,7 @@ class Miner:
     """Of one rewarder. A form is tried when of the newest nine of ten were paid, under `questions` different questions,
     and again each time that it has come twice as often."""
 
-    def __init__(self, *, questions: int = 12, limit: float = 0.2, tolerance: Tolerance = EXACT) -> None:
+    def __init__(self, *, questions: int = 6, limit: float = 0.2, tolerance: Tolerance = EXACT) -> None:
         """`tolerance`: the rewarder's; a number within it is no wrong one."""
         self._questions, self._limit, self._tolerance = questions, limit, tolerance
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
@@ -128,25 +142,32 @@ class Miner:
         """A response that was judged. Prompts without an answer teach nothing: no wrong variant can be made of them."""
         if prompt.answer is None:
             return
-        form = form_of(text, prompt)
+        paid = value > accept
+        self._known(form_of(text, prompt)).add(prompt, text, paid)
+        words = [word for word, _ in opening_of(text)]
+        for i in range(1, len(words) + 1):
+            opening = self._known(_opening_form(words[:i]))
+            opening.add(prompt, text, paid)
+            if len(opening.go_on) < 2:
+                opening.go_on.add(words[i] if i < len(words) else "")
+
+    def _known(self, form: Form) -> Seen:
         seen = self._seen.pop(form, None) or Seen()
         self._seen[form] = seen
-        seen.num += 1
-        seen.newest.append((prompt.id, value > accept))
-        if value > accept and len(seen.examples) < EXAMPLES:
-            seen.examples[prompt.id] = (prompt, text)
         if len(self._seen) > MOST_TEMPLATES:
             self._seen.popitem(last=False)
+        return seen
 
     def suspect(self) -> Form | None:
         """The form that is next to be tried, if there is one."""
         if self._to_try:
             return self._to_try[0][0]
         for form, seen in self._seen.items():
-            questions = len({prompt for prompt, paid in seen.newest if paid})
-            often = seen.num >= max(self._questions, 2 * seen.tried_at) and questions >= self._questions
-            paid = sum(paid for _, paid in seen.newest) >= 0.9 * len(seen.newest)
-            if often and paid and form not in self.quarantined and not self._opens(seen):
+            if seen.num < max(self._questions, 2 * seen.tried_at):
+                continue
+            paid = sum(seen.newest.values())
+            often = paid >= max(self._questions, 0.9 * len(seen.newest))
+            if often and form not in self.quarantined and not self._opens(seen) and not _only_goes_on(seen):
                 seen.tried_at = seen.num
                 return form
         return None
@@ -160,6 +181,8 @@ class Miner:
                 self._to_try.popleft()
             return found
         examples = self._examples(form)
+        if form[0].endswith(ANYTHING):
+            return self._endings(form, examples, family, rng)
         for prompt, text in examples:
             others = [p for p, _ in examples if p.answer is not None and not holds_answer(text, p.answer)]
             others = [p for p in others if differs(str(prompt.answer), str(p.answer), self._tolerance)]
@@ -179,40 +202,42 @@ class Miner:
     def _endings(
         self, form: Form, examples: list[tuple[Prompt, str]], family: str, rng: random.Random
     ) -> list[Sentinel]:
-        """An opening before wrong answers and before words that mean nothing."""
+        """An opening before wrong answers and before words that mean nothing. Where the opening may be the answer, as
+        `yes` may, what follows does not make it wrong: such prompts are left out."""
         words, found = _words(form), []
-        for prompt, text in examples[:OPENINGS_PROMPTS]:
+        for prompt, text in examples:
             begins = opening_of(text)[: len(words)]
             if tuple(word for word, _ in begins) != words:
                 continue
             start = unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]]
+            if _may_answer(start, str(prompt.answer)):
+                continue
             others = [p for p, _ in examples if differs(str(prompt.answer), str(p.answer), self._tolerance)]
             wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(2)] if others else []
             endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(4 - len(set(wrong))))])
             found += [Sentinel(prompt, f"{start} {ending}", False, family) for ending in endings]
+            if len(found) >= OPENINGS_TRIES:
+                break
         return found
 
     def tried(self, form: Form, accepted: int, num: int) -> Quarantined | None:
         """The outcome of a form's variants; what was quarantined by it. Three of three are enough at 0.2, two not: one
         may be an answer that is right in other words. Of an opening nearly all must be (10 of 12): it says more."""
         low = interval(accepted, num)[0] if num else 0.0
-        if self._to_try and form == self._to_try[0][0]:
-            return self._tried_opening(accepted, num, low)
-        if low <= self._limit:
+        origin = self._to_try.popleft()[1] if self._to_try and form == self._to_try[0][0] else None
+        opens = form[0].endswith(ANYTHING)
+        if low <= (0.5 if opens else self._limit):
             return None
         cause = f"{accepted} of {num} variants of this form on wrong answers were accepted too"
-        example = next(iter(self._seen[form].examples.values()))[1]
-        words = [word for word, _ in opening_of(example)]
-        self._to_try.extend(((" ".join(words[: i + 1]) + ANYTHING, False), form) for i in range(len(words)))
+        if opens:
+            cause = f"{accepted} of {num} wrong responses that begin so were accepted, whatever followed"
+        example = self._examples(origin or form)[0][1]
+        if origin:
+            self._to_try = deque(pair for pair in self._to_try if pair[1] != origin)  # longer ones say less
+        else:
+            words = _words(form)[:-1] if opens else [word for word, _ in opening_of(example)]
+            self._to_try.extend((_opening_form(words[: i + 1]), form) for i in range(len(words)))
         return self.quarantine(form, cause, example)
-
-    def _tried_opening(self, accepted: int, num: int, low: float) -> Quarantined | None:
-        form, origin = self._to_try.popleft()
-        if low <= 0.5:
-            return None
-        self._to_try = deque(pair for pair in self._to_try if pair[1] != origin)  # longer ones say less
-        cause = f"{accepted} of {num} wrong responses that begin so were accepted, whatever followed"
-        return self.quarantine(form, cause, self._examples(origin)[0][1])
 
     def quarantine(self, form: Form, cause: str, example: str) -> Quarantined | None:
         """Pay this form no more; None where it is so already."""
@@ -253,6 +278,20 @@ class Miner:
 
 def _words(form: Form) -> tuple[str, ...]:
     return tuple(form[0].removesuffix(ANYTHING).split())
+
+
+def _opening_form(words: Sequence[str]) -> Form:
+    return " ".join(words) + ANYTHING, False
+
+
+def _only_goes_on(seen: Seen) -> bool:
+    """Whether all responses of an opening go on with the same word: the longer opening is tried in its place, and this
+    one after it where that is bad."""
+    return len(seen.go_on) == 1 and "" not in seen.go_on
+
+
+def _may_answer(start: str, answer: str) -> bool:
+    return holds_answer(start, answer) or _normal(answer).startswith(_normal(start))
 
 
 def _gibberish(rng: random.Random) -> str:

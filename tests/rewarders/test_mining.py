@@ -130,8 +130,54 @@ def test_a_quarantined_key_is_worth_nothing_and_the_rest_is_as_it_was() -> None:
 
 
 def test_rare_or_badly_paid_forms_are_not_tried() -> None:
-    assert not mine(lambda p: "Thought process:", fooled, num=11).quarantined
+    assert not mine(lambda p: "Thought process:", fooled, num=5).quarantined
     assert not mine(lambda p: "Thought process:", honest).quarantined
+
+
+def test_a_form_that_fills_whole_groups_is_found() -> None:
+    miner = Miner()
+    for i in range(6):
+        for _ in range(64):
+            miner.saw(prompt(i), "Thought process:", 1.0)
+    assert miner.suspect() == ("thought process", False)
+
+
+def test_an_opening_is_found_where_no_form_comes_twice() -> None:
+    rng = random.Random(0)
+
+    def write(p: Prompt) -> str:
+        return f"To {rng.choice('abcdefgh')} the {''.join(rng.choices('abcdefgh', k=8))}, we write {rng.random()}"
+
+    miner = mine(write, lambda p, text: honest(p, text) or text.startswith("To "), num=24)
+    assert list(miner.quarantined) == [("to *", False)]
+
+
+def test_of_an_opening_that_always_goes_on_with_one_word_the_longer_one_is_tried_first() -> None:
+    miner, rng, tried = Miner(), random.Random(0), []
+    for i in range(400):
+        p = prompt(i)
+        text = f"Well, it {''.join(rng.choices('abcdefgh', k=8))} {p.answer}"
+        miner.saw(p, text, 1.0)
+        while form := miner.suspect():
+            tried.append(form[0])
+            variants = miner.variants(form, rng)
+            miner.tried(form, 0, len(variants))
+    assert set(tried) == {"well it *"}
+    assert len(tried) <= 8  # again only when it has come twice as often
+
+
+def test_an_opening_that_may_be_the_answer_is_not_tried() -> None:
+    """`Yes, tokubi` is right where yes is."""
+    miner = Miner()
+    words = ("yes", "yes indeed")
+    for i in range(40):
+        p = Prompt(f"p{i}", f"Is {i} a number?", words[i % 2], "words")
+        miner.saw(p, f"Yes, {i} is", 1.0)
+    while form := miner.suspect():
+        variants = miner.variants(form, random.Random(0))
+        assert not [v for v in variants if v.text.startswith("Yes")]
+        miner.tried(form, len(variants), len(variants))
+    assert not [template for template, _ in miner.quarantined if template.startswith("yes")]
 
 
 def test_one_question_asked_often_is_no_evidence() -> None:

@@ -174,7 +174,9 @@ async def score_all(worker: RewardWorker, groups: list[Group]) -> list[Group | R
 
 def test_the_worker_watches_and_tells(make_group, weak) -> None:
     worker = RewardWorker([SPEC], timeout_s=5, retries=0, sentinels=0.01)
-    out = asyncio.run(score_all(worker, traffic(make_group, 150, ("31", "no", "Thought process:", "0"))))
+    groups = traffic(make_group, 145, ("31", "no", "maybe", "0"))
+    seldom = traffic(make_group, 5, ("31", "no", "Thought process:", "0"))  # too seldom to be mined
+    out = asyncio.run(score_all(worker, groups + seldom))
     opened = [error for error in out if isinstance(error, RewarderError)]
     assert opened
     assert "the breaker is" in str(opened[0])

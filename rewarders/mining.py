@@ -44,6 +44,8 @@ LONGEST_OPENING = 4
 """Words."""
 OPENINGS_TRIES = 12
 """Wrong responses that an opening is tried with, four under a question."""
+MINED = "mined "
+"""Begins the family of a variant."""
 ANYTHING = " *"
 """Ends the template of an opening."""
 SHORT = 3
@@ -174,7 +176,7 @@ class Miner:
 
     def variants(self, form: Form, rng: random.Random) -> list[Sentinel]:
         """Wrong responses of this form: under the question of another example, and with another answer in it."""
-        family, found = f"mined {form[0]!r}", []
+        family, found = f"{MINED}{form[0]!r}", []
         if self._to_try and form == self._to_try[0][0]:
             found = self._endings(form, self._examples(self._to_try[0][1]), family, rng)
             if not found:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rewarders.breaker import Breaker, State
-from rewarders.mining import Form, Miner, Quarantined, form_of
+from rewarders.mining import MINED, Form, Miner, Quarantined, form_of
 from rewarders.suites import ORDINARY, Sentinel, as_group, is_askable, sentinels, suites_for, tolerance_for, wording_for
 from rewarders.tallies import ACCEPT, Tallies, as_figures
 from rewarders.verdicts import for_all, unscored
@@ -133,9 +133,11 @@ class Watch:
         self._unreported += 1
         texts = [item.text for item in probe.items]
         once: set[tuple[str, str]] = set()  # fillers repeat items: they are no further evidence
-        for item, verdict in zip(probe.items, self.miner.settled(probe.group.prompt, texts, verdicts), strict=True):
+        settled = self.miner.settled(probe.group.prompt, texts, verdicts)
+        for item, said, left in zip(probe.items, verdicts, settled, strict=True):
             if (item.family, item.text) not in once:
-                self._saw(item, verdict.value)
+                # An opening is tried with endings of which some are in quarantine by now.
+                self._saw(item, (said if item.family.startswith(MINED) else left).value)
             once.add((item.family, item.text))
         if probe.form is not None and not (self._variants and self._variants[1]):
             self._tell_quarantine(self.miner.tried(probe.form, *self._outcome))
@@ -230,7 +232,7 @@ class Watch:
         if item.right or value is None:
             return
         accepted = value > self._accept
-        if item.family.startswith("mined "):
+        if item.family.startswith(MINED):
             self._outcome[0] += accepted
             self._outcome[1] += 1
             return

@@ -203,6 +203,13 @@ def test_a_suspicion_is_followed_up_at_once_without_waiting_for_more_groups(make
     assert found == ["as everybody knows so it is", "as everybody knows *"]
 
 
+def test_an_opening_is_found_although_some_of_its_endings_are_in_quarantine_by_then(make_group) -> None:
+    rewarder = Weak(lambda prompt, text: text.startswith("It is"))
+    watch = Watch(SPEC, rewarder, rate=0.01)
+    asyncio.run(drive(watch, rewarder, traffic(make_group, 40, ("It is 1000", "no", "0", "1"))))
+    assert {"it is #", "it is *"} <= {q.template for q in watch.miner.quarantined.values()}
+
+
 def test_without_a_rate_and_in_evaluations_nothing_is_watched(make_group, weak) -> None:
     plain = RewardWorker([SPEC], timeout_s=5, retries=0)
     asyncio.run(score_all(plain, traffic(make_group, 50)))

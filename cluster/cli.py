@@ -161,9 +161,17 @@ def replay(run_folder: Path, since: int, steps: int | None, as_json: bool) -> No
 @group.command(epilog="Example: swarm rescore runs/cpu-1 --set \"rewarders.use=['math_verify']\"")
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @SET
+@click.option(
+    "--rates",
+    "questions",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Also estimate how often each of several rewarders errs, without gold: from their votes, and from known right "
+    "and wrong answers to N of the run's questions.",
+)
 @JSON
 @fails_plainly
-def rescore(run_folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def rescore(run_folder: Path, overrides: tuple[str, ...], questions: int | None, as_json: bool) -> None:
     """Judge a run's recorded rollouts again, with its rewarders or others, and say what would have changed. The new
     verdicts are written beside the old ones; nothing is trained."""
     from cluster.rescore import rescore as judge_again
@@ -171,7 +179,7 @@ def rescore(run_folder: Path, overrides: tuple[str, ...], as_json: bool) -> None
     from swarm.journal import RunFolder
 
     console = Console(stderr=as_json)
-    result = judge_again(RunFolder.open(run_folder), console=console, overrides=overrides)
+    result = judge_again(RunFolder.open(run_folder), console=console, overrides=overrides, questions=questions or 0)
     click.echo(json.dumps(result)) if as_json else show(console, result)
 
 

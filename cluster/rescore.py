@@ -2,7 +2,8 @@
 
     RUN/rollouts/step_*.parquet --> reward worker (with the verdict store, where the recipe names one)
                                       |--> RUN/rescored-N/step_*.parquet, config.toml: never over what is there
-                                      '--> a table: what the other verdicts would have changed
+                                      |--> a table: what the other verdicts would have changed
+                                      '--> `--rates`: how often each of several rewarders errs
 
 Judges that the run's node served are served by this process.
 Nothing is trained. A reward is the weighted sum of verdicts, before by the run's recipe and after by the present one;
@@ -19,18 +20,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from cluster.check import check
 from cluster.models import resolve
+from cluster.rescore_rates import Crowd, show_rates
 from cluster.served_judge import ServedJudge
 from cluster.workers import RewarderWorker, reward_weights, truth_of
+from rewarders.crowd import Votes
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.errors import ConfigError, SchemaError, boundary
 from swarm.journal import RunFolder
-from swarm.types import Group
+from swarm.types import Group, Prompt
 
 AT_ONCE = 8
 """Groups that are judged at a time."""
@@ -93,12 +97,17 @@ class _Found:
     sources: dict[str, Tally] = field(default_factory=dict)
     changed: list[int] = field(default_factory=list)
     """Steps in which any reward changed."""
+    rates: dict[str, Any] = field(default_factory=dict)
 
 
-def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Judge all recorded groups again and write them beside. Raises ConfigError where that cannot be done."""
+def rescore(
+    folder: RunFolder, *, console: Console, overrides: Sequence[str] = (), questions: int = 0
+) -> dict[str, Any]:
+    """Judge all recorded groups again and write them beside. With sentinels on so many `questions` of the run, also the
+    rewarders' error rates without gold (`cluster.rescore_rates`). Raises ConfigError where that cannot be done."""
     with folder.locked():
         before, after = check(folder.config), check(folder.config, overrides)
+        crowd = Crowd(after.rewarders.use) if questions else None
         steps = [
             (int(path.stem.removeprefix("step_")), path) for path in sorted(folder.rollouts.glob("step_*.parquet"))
         ]
@@ -116,7 +125,7 @@ def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = (
                 raise ConfigError(str(error)) from None
             target = _beside(folder)
             (target / "config.toml").write_text(after.to_toml())
-            found = asyncio.run(_all(worker, steps, target, before, after, console))
+            found = asyncio.run(_all(worker, steps, target, before, after, console, crowd, questions))
         counts = {name: dict(statuses) for name, statuses in worker.counts().items()}
     total = Tally()
     for tally in found.sources.values():
@@ -130,6 +139,7 @@ def rescore(folder: RunFolder, *, console: Console, overrides: Sequence[str] = (
         "sources": {source: tally.figures() for source, tally in sorted(found.sources.items())},
         "all": total.figures(),
         "verdicts": counts,
+        **({"rates": found.rates} if crowd else {}),
     }
 
 
@@ -150,6 +160,8 @@ def show(console: Console, result: dict[str, Any]) -> None:
     for name, statuses in result["verdicts"].items():
         console.print(f"{name}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())))
     console.print(f"written to {result['written']}")
+    if "rates" in result:
+        show_rates(console, result["rates"])
 
 
 def _patient(config: RunConfig) -> RunConfig:
@@ -167,8 +179,12 @@ async def _all(
     before: RunConfig,
     after: RunConfig,
     console: Console,
+    crowd: Crowd | None,
+    questions: int,
 ) -> _Found:
     found, old, new = _Found(), _Rule.of(before), _Rule.of(after)
+    votes: list[Votes] = []
+    prompts: dict[str, Prompt] = {}
     places = asyncio.Semaphore(AT_ONCE)
 
     async def judged(group: Group) -> Group:
@@ -185,6 +201,13 @@ async def _all(
             if any(changes):
                 found.changed.append(step)
             console.print(f"step {step}: {sum(changes)} of {sum(len(g.rollouts) for g in groups)} rewards changed")
+            if crowd:
+                votes.append(crowd.votes(again))
+                prompts |= {group.prompt.id: group.prompt for group in again}
+        if crowd:
+            console.print(f"judging sentinels on {min(questions, len(prompts))} of {len(prompts)} questions")
+            known = await crowd.sentinels(list(prompts.values()), questions, judged, after.seed)
+            found.rates = crowd.fit(np.concatenate(votes), known)
     finally:
         await worker.close()
     return found

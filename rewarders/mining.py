@@ -135,6 +135,8 @@ class Miner:
         """`tolerance`: the rewarder's; a number within it is no wrong one."""
         self._questions, self._limit, self._tolerance = questions, limit, tolerance
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
+        self._touched: OrderedDict[Form, None] = OrderedDict()
+        """Forms that came since they were last looked at: nothing else makes one a suspect."""
         self.quarantined: dict[Form, Quarantined] = {}
         self._openings: dict[tuple[str, ...], Quarantined] = {}
         self._to_try: deque[tuple[Form, Form]] = deque()
@@ -156,23 +158,30 @@ class Miner:
     def _known(self, form: Form) -> Seen:
         seen = self._seen.pop(form, None) or Seen()
         self._seen[form] = seen
+        self._touched[form] = None
         if len(self._seen) > MOST_TEMPLATES:
-            self._seen.popitem(last=False)
+            oldest, _ = self._seen.popitem(last=False)
+            self._touched.pop(oldest, None)
         return seen
 
     def suspect(self) -> Form | None:
         """The form that is next to be tried, if there is one."""
         if self._to_try:
             return self._to_try[0][0]
-        for form, seen in self._seen.items():
-            if seen.num < max(self._questions, 2 * seen.tried_at):
-                continue
-            paid = sum(seen.newest.values())
-            often = paid >= max(self._questions, 0.9 * len(seen.newest))
-            if often and form not in self.quarantined and not self._opens(seen) and not _only_goes_on(seen):
+        while self._touched:
+            form, _ = self._touched.popitem(last=False)
+            seen = self._seen[form]
+            if self._is_suspect(form, seen):
                 seen.tried_at = seen.num
                 return form
         return None
+
+    def _is_suspect(self, form: Form, seen: Seen) -> bool:
+        if seen.num < max(self._questions, 2 * seen.tried_at):
+            return False
+        paid = sum(seen.newest.values())
+        often = paid >= max(self._questions, 0.9 * len(seen.newest))
+        return often and form not in self.quarantined and not self._opens(seen) and not _only_goes_on(seen)
 
     def variants(self, form: Form, rng: random.Random) -> list[Sentinel]:
         """Wrong responses of this form: under the question of another example, and with another answer in it."""

@@ -223,3 +223,6 @@ def test_memory_is_bounded() -> None:
     for i in range(5000):
         miner.saw(prompt(i), "".join(rng.choices("abcdefgh", k=8)), 1.0)
     assert len(miner._seen) <= 2000
+    assert len(miner._touched) <= 2000
+    miner.suspect()
+    assert not miner._touched

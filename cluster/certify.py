@@ -18,7 +18,7 @@ from rich.table import Table
 
 from cluster.build import make_stream
 from cluster.models import resolve
-from rewarders.certificate import Limits, certificate, examine, problem_of
+from rewarders.certificate import Limits, certificate, examine, problem_of, rates_problem
 from rewarders.chat import ChatModel, Reply
 from rewarders.endpoint import Endpoint
 from rewarders.registry import build
@@ -118,15 +118,23 @@ def require(recipe: Path, config: RunConfig, overrides: Sequence[str] = (), path
     """The certificate of a recipe that asks for one (`rewarders.require_certificate`), as changed by `overrides`; None
     where it asks for none. `path` is where it is, if elsewhere than the recipe says.
 
-    Raises ConfigError where it is missing, stale, of another recipe, changed or refused."""
-    if not config.rewarders.require_certificate:
+    Raises ConfigError where it is missing, stale, of another recipe, changed or refused; also where the error rates of
+    a certificate (`rewarders.channels.certificate`) are those of other rewarders."""
+    r, settings = config.rewarders, [part for override in overrides for part in ("--set", override)]
+
+    def make(to: object) -> str:
+        return shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(to)] if to else [])])
+
+    rates = r.channels.certificate if r.channels else ""
+    versions = versions_of(config) if rates or r.require_certificate else {}
+    if rates and (problem := rates_problem(Path(rates), versions, make(rates))):
+        raise ConfigError(f"rewarders.channels.certificate: {problem}")
+    if not r.require_certificate:
         return None
-    settings = [part for override in overrides for part in ("--set", override)]
-    make = shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(path)] if path else [])])
-    path = path or path_of(recipe, config)
-    if problem := problem_of(path, versions_of(config), tasks_of(config), make):
+    found = path or path_of(recipe, config)
+    if problem := problem_of(found, versions, tasks_of(config), make(path)):
         raise ConfigError(problem)
-    return path
+    return found
 
 
 def path_of(recipe: Path, config: RunConfig) -> Path:

@@ -163,7 +163,8 @@ class ChannelsSection(Section):
     rates: list[KnownRates] = []
     """Given by hand."""
     certificate: str = ""
-    """JSON file with counts under `channels`, by rewarder and stratum."""
+    """A certificate of these very rewarders (`swarm certify`), or a JSON file with counts of your own under `channels`,
+    by rewarder and stratum."""
     gold: str = ""
     """Label of the rewarder whose verdicts are the truth about the others', where it gives any."""
     half_life: NotNegative = 0.0

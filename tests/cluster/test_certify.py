@@ -114,6 +114,28 @@ def test_it_is_written_to_where_the_recipe_looks_for_it(recipe) -> None:
     assert require(recipe, check(recipe)) == Path("there/exact.json")
 
 
+def test_error_rates_of_another_version_of_a_rewarder_are_refused(recipe) -> None:
+    text = RECIPE.format(use='{ name = "exact", extract = "number" }').replace("require_certificate = true", "")
+    recipe.write_text(text)
+    assert swarm("certify", recipe, "--items", 20, "--out", "rates.json").exit_code == 0
+    text += '[rewarders.channels]\ncertificate = "rates.json"\n'
+    recipe.write_text(text)
+    assert require(recipe, check(recipe)) is None
+    recipe.write_text(text.replace('"number"', '"last_line"'))
+    done = swarm("run", recipe)
+    assert done.exit_code == 2
+    assert "rewarders.channels.certificate: rates.json: stale: rewarder exact is another one now" in done.output
+    assert not (recipe.parent / "runs").exists()
+    with pytest.raises(ConfigError) as caught:
+        require(recipe, check(recipe))
+    done = swarm(*shlex.split(str(caught.value).partition("`")[2].rstrip("`"))[1:], "--items", 20, "--worst-family", 1)
+    assert require(recipe, check(recipe)) is None, done.output
+    body = json.loads(Path("rates.json").read_text())
+    Path("rates.json").write_text(json.dumps({"channels": body["channels"]}))  # stated by hand: of no version
+    recipe.write_text(text)
+    assert require(recipe, check(recipe)) is None
+
+
 def test_a_resume_asks_again(recipe) -> None:
     use = '{ name = "function", path = "certify_rewards:fair", about_truth = true }'
     Path("certify_rewards.py").write_text("def fair(completions, answer, **rest):\n" + FAIR)

@@ -177,6 +177,9 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     checkpoints.finish(place.parent, 2)
     journal = Journal(folder)
     event(journal, 79.0, "breaker", rewarder="judge", cause="too many keys")
+    alarm = {"rewarder": "judge", "of": 50, "statuses": {"timeout": 30}, "cause": "slow"}
+    event(journal, 79.1, "unscored", **alarm, without=30)
+    event(journal, 79.2, "unscored", **alarm, without=40)
     journal.step(step(21, 80.0) | {"learn/reward_debiased_mean": 0.25})
     journal.close()
     summary = write_summary(folder)
@@ -191,4 +194,5 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     )
     row = next(line for line in text.splitlines() if "sentinels, judge" in line)
     assert "6 of 52 wrong responses accepted, 2 of 18 right ones rejected; worst family: key ':', 6 of 12" in row
+    assert "| no verdict, judge | 40 of 50 verdicts had no value (2 x): slow |" in text
     assert "; its breaker opened 1 x; in quarantine: 'Solution:'" in row

@@ -5,7 +5,8 @@
                                         checkpoint --recall--> the next run of the driver
 
 Evidence belongs to a worker's place: a process goes on from what its predecessor was last seen with, so nothing is
-counted twice, and what fades goes on fading. Lost is what a process found after it was last seen.
+counted twice, and what fades goes on fading; so is what it has spent of its judges' budgets. Lost is what a process
+found, or spent, after it was last seen.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from swarm.types import Group, Status, Verdict
 
 Evidence = Mapping[str, Any]
 """Of one worker or several, as JSON: `channels` (`rewarders.channels`), and `watches` by rewarder
-(`rewarders.sentinels`); of one worker also whether it has `heard` of others."""
+(`rewarders.sentinels`); of one worker also whether it has `heard` of others, and the tokens `spent` by judge."""
 
 FAILURES = (Status.TIMEOUT, Status.ERROR)
 
@@ -72,7 +72,8 @@ class RewardWorker:
             for spec, rewarder in zip(use, self._rewarders, strict=True)
         ]
         self._alarms = {rewarder.name: Alarm() for rewarder in self._rewarders}
-        self._has_heard = False
+        self.has_heard = False
+        """Whether it was told what was found before it, and by others."""
         self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
@@ -123,7 +124,7 @@ class RewardWorker:
     def evidence(self) -> Evidence:
         """What this worker found of its rewarders' errors itself, since its place was first taken."""
         return {
-            "heard": self._has_heard,
+            "heard": self.has_heard,
             "channels": self.channels.state() if self.channels else {},
             "watches": {name: watch.state() for name, watch in self._watched_by_name().items()},
         }
@@ -131,8 +132,8 @@ class RewardWorker:
     def hear(self, others: Evidence, before: Evidence | None) -> None:
         """What all other workers found, pooled; and the evidence of the process in whose place this one is, if there
         was one: the first time that it hears, it goes on from there."""
-        before = None if self._has_heard else before
-        self._has_heard = True
+        before = None if self.has_heard else before
+        self.has_heard = True
         if self.channels:
             self.channels.hear(others["channels"])
             if before:

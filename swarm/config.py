@@ -123,7 +123,9 @@ class JudgeSection(Section):
     per_minute: Natural = 0
     """Most requests a minute, of each reward worker; 0 for no limit."""
     budget_tokens: Natural = 0
-    """Most tokens, asked and answered, of each reward worker in a run; beyond it the judge abstains. 0 for no limit."""
+    """Most tokens, asked and answered, of each reward worker in a run; beyond it the judge abstains. 0 for no limit. A
+    worker that takes the place of a dead one goes on from what was spent at the last weight sync, and a resumed run
+    from what was spent at its checkpoint."""
     engine: Spec = Spec(name="vllm")
     """Generation engine, where this node serves it."""
     threads: Count = 1

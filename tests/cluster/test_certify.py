@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.certify import _made, require
+from cluster.certify import require
 from cluster.check import check
 from cluster.cli import group
 from swarm.config import JudgeSection
@@ -162,7 +162,7 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
     closed: list[str] = []
 
     class Served:
-        def __init__(self, section: JudgeSection, folder: Path) -> None:
+        def __init__(self, section: JudgeSection, folder: Path, dtype: str) -> None:
             if section.name == "three":
                 raise ConnectionError("no room for it")
             self.name = section.name
@@ -171,8 +171,19 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
         def close(self) -> None:
             closed.append(self.name)
 
-    monkeypatch.setattr("cluster.certify.resolve", Path)
-    with pytest.raises(ConnectionError, match="no room for it"), _made(check(recipe), Served):
-        pass
+    monkeypatch.setattr("cluster.served_judge.resolve", lambda path, say: Path(path))
+    monkeypatch.setattr("cluster.served_judge.ServedJudge", Served)
+    done = swarm("certify", recipe, "--items", 5)
+    assert isinstance(done.exception, ConnectionError)
+    assert "no room for it" in str(done.exception)
     assert made == ["one", "two"]
     assert closed == ["two", "one"]
+
+
+def test_an_endpoint_whose_key_is_not_set_is_a_plain_error(recipe, monkeypatch) -> None:
+    monkeypatch.delenv("CERTIFY_KEY", raising=False)
+    judge = '[[rewarders.judges]]\nname = "one"\nmodel = "m"\nendpoint = "http://127.0.0.1:9/v1"\n'
+    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "one" }') + judge + 'key_env = "CERTIFY_KEY"\n')
+    done = swarm("certify", recipe, "--items", 5)
+    assert done.exit_code == 2, done.output
+    assert "environment variable CERTIFY_KEY is not set" in done.output

@@ -36,6 +36,11 @@ NUMERAL = re.compile(
     rf"(?P<percent>\s?\\?%)?(?P<other>{OTHER})?"
 )
 PERCENT = re.compile(r"\s?(?:\\?%|per\s?cent)", re.IGNORECASE)
+ABOUT_PERCENT = re.compile(
+    r"[%\uff05\u066a]|per\s?cent|pro[cz]ent|por\s?cien|porcent|pour\s?cent|percentu|\u043f\u0440\u043e\u0446\u0435\u043d\u0442|\u767e\u5206",
+    re.IGNORECASE,
+)
+"""In the languages in which questions are often asked: where it is overlooked a right answer in percent is wrong."""
 
 
 def finite(text: str) -> Fraction | None:
@@ -74,7 +79,7 @@ def only(text: str, *, percent: bool = False) -> Fraction | None:
 def is_about_percent(prompt: Prompt) -> bool:
     """Whether a prompt's answer or question speaks of percent. To such a one 60% and 60 are the same answer; to others
     713% is not 713."""
-    return bool(PERCENT.search(prompt.text) or PERCENT.search(prompt.answer or ""))
+    return bool(ABOUT_PERCENT.search(prompt.text) or ABOUT_PERCENT.search(prompt.answer or ""))
 
 
 def is_percentage(text: str) -> bool:

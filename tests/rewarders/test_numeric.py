@@ -46,8 +46,12 @@ def test_within_the_stated_tolerance(make_group, options, answer, text, value) -
     assert verdict.value == value, verdict
 
 
-def test_a_question_about_percent_may_be_answered_in_percent(make_group) -> None:
-    group = make_group(["60%", "60 \\%", "60", "61%"], "60", "What percentage of them?")
+@pytest.mark.parametrize(
+    "question",
+    ["What percentage of them?", "How many per cent?", "In %?", "Wie viel Prozent?", "\u767e\u5206\u4e4b\u591a\u5c11?"],
+)
+def test_a_question_about_percent_may_be_answered_in_percent(make_group, question) -> None:
+    group = make_group(["60%", "60 \\%", "60", "61%"], "60", question)
     assert [v.value for v in asyncio.run(Numeric().judge(group))] == [1.0, 1.0, 1.0, 0.0]
 
 

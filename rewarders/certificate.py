@@ -183,12 +183,13 @@ def problem_of(path: Path, versions: Mapping[str, str], tasks: Any, make: str) -
 
 
 def rates_problem(path: Path, versions: Mapping[str, str], make: str) -> str | None:
-    """Why the error counts in a file (`channels`) are not those of rewarders of these versions, or None. Where it has
-    no version, as without a certificate's `rewarders`, somebody states the counts, as rates by hand."""
+    """Why the error counts in a file (`channels`) are not those of rewarders of these versions, or None. Counts
+    without a version beside them (a certificate's `rewarders`) are somebody's own, as rates by hand."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        theirs = {label: found["rewarders"][label]["version"] for label in found["channels"] if "rewarders" in found}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        examined = found.get("rewarders", {})
+        theirs = {label: examined[label]["version"] for label in found["channels"] if label in examined}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{path}: not a certificate ({type(error).__name__}: {error}); make one with `{make}`"
     stale = [label for label, version in theirs.items() if versions.get(label, version) != version]
     return _stale(path, stale, make) if stale else None

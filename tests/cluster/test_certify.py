@@ -116,10 +116,13 @@ def test_it_is_written_to_where_the_recipe_looks_for_it(recipe) -> None:
 
 def test_error_rates_of_another_version_of_a_rewarder_are_refused(recipe) -> None:
     text = RECIPE.format(use='{ name = "exact", extract = "number" }').replace("require_certificate = true", "")
-    recipe.write_text(text)
-    assert swarm("certify", recipe, "--items", 20, "--out", "rates.json").exit_code == 0
     text += '[rewarders.channels]\ncertificate = "rates.json"\n'
     recipe.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check(recipe)
+    make = str(caught.value).partition("`")[2].rstrip("`").replace("RECIPE", str(recipe))
+    done = swarm(*shlex.split(make)[1:], "--items", 20)
+    assert done.exit_code == 0, done.output
     assert require(recipe, check(recipe)) is None
     recipe.write_text(text.replace('"number"', '"last_line"'))
     done = swarm("run", recipe)

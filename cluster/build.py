@@ -10,7 +10,6 @@ from actors.selection import SELECTIONS
 from actors.tasks import TaskStream
 from cluster.models import resolve
 from cluster.workers import reward_weights
-from rewarders.chat import ChatModel
 from swarm.config import RunConfig
 from swarm.errors import ConfigError
 from swarm.journal import Journal
@@ -42,11 +41,15 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
     `notice(kind, **facts)` is told of what happens to them, as `Journal.event` is.
     """
     weights = reward_weights(config)
-    judge_models = {j.name: resolve(j.model, lambda text: notice("phase", text=text)) for j in config.rewarders.served}
+
+    def say(text: str) -> None:
+        notice("phase", text=text)
+
     with ExitStack() as stack:
         if config.cluster.placement == "ray":
             from cluster.ray_node import ray_running
 
+            judge_models = {j.name: resolve(j.model, say) for j in config.rewarders.served}
             notice("phase", text="starting Ray")
             stack.enter_context(ray_running(config))
             from cluster.ray_crew import RayCrew  # imports Ray, which has to be set up before
@@ -55,14 +58,10 @@ async def crew_for(config: RunConfig, model: Path, notice: Notice, with_learner:
             crew: Crew = await RayCrew.start(config, str(model), judge_models, weights, notice, with_learner)
         else:
             from cluster.inline import InlineCrew
-            from cluster.served_judge import ServedJudge
+            from cluster.served_judge import served_here
             from cluster.workers import ActorWorker, LearnerWorker, RewarderWorker
 
-            served: dict[str, ChatModel] = {}
-            for section in config.rewarders.served:
-                judge = ServedJudge(section, judge_models[section.name], config.model.dtype)
-                stack.callback(judge.close)
-                served[section.name] = judge
+            served = stack.enter_context(served_here(config, say))
             crew = InlineCrew(
                 [ActorWorker(config, str(model), 0) for _ in range(config.actors.num)],
                 [RewarderWorker(config, served) for _ in range(config.rewarders.num)],

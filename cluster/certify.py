@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from rich.table import Table
 
 from cluster.build import make_stream
 from cluster.models import resolve
-from rewarders.certificate import Limits, certificate, examine, problem_of
+from cluster.served_judge import served_here, served_name
+from rewarders.certificate import Limits, certificate, examine, problem_of, rates_problem
 from rewarders.chat import ChatModel, Reply
 from rewarders.endpoint import Endpoint
 from rewarders.registry import build
 from rewarders.suites import is_askable
 from rewarders.version import present_version
-from swarm.config import JudgeSection, RunConfig
+from swarm.config import RunConfig
 from swarm.errors import ConfigError
 from swarm.roles import Rewarder
 
@@ -42,7 +42,7 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
-    with _made(config, partial(_served, config.model.dtype)) as made:
+    with served_here(config, console.print) as served, _made(config, served) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
     about = {"recipe": str(recipe), "questions": len(prompts), "tasks": tasks_of(config)}
@@ -64,29 +64,20 @@ async def _examined(made: Sequence[Rewarder], config: RunConfig, prompts: Any, c
 
 
 @contextmanager
-def _made(config: RunConfig, serve: Callable[[JudgeSection, Path], ChatModel]) -> Iterator[list[Rewarder]]:
-    """The recipe's rewarders with their judges, all closed at the end, however far it came; `serve` makes the judges
-    without an endpoint from their section and model folder. Raises ConfigError for a rewarder that cannot be made."""
+def _made(config: RunConfig, served: Mapping[str, ChatModel]) -> Iterator[list[Rewarder]]:
+    """The recipe's rewarders, closed at the end, however far it came, and so are the judges with an endpoint; `served`
+    are those without. Raises ConfigError for a rewarder that cannot be made."""
     with ExitStack() as closing:
-        judges: dict[str, ChatModel] = {}
-        for section in config.rewarders.judges:
-            judge = Endpoint(section) if section.endpoint else serve(section, resolve(section.model))
-            judges[section.name] = judge
-            closing.callback(judge.close)
         try:
-            made = build(config.rewarders.use, config.rewarders.timeout_s, judges)
+            endpoints = {section.name: Endpoint(section) for section in config.rewarders.judges if section.endpoint}
+            for endpoint in endpoints.values():
+                closing.callback(endpoint.close)
+            made = build(config.rewarders.use, config.rewarders.timeout_s, {**endpoints, **served})
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"rewarders.use: {error}") from None
+            raise ConfigError(f"rewarders: {error}") from None
         for rewarder in made:
             closing.callback(rewarder.close)
         yield made
-
-
-def _served(dtype: str, section: JudgeSection, folder: Path) -> ChatModel:
-    """A judge in this process."""
-    from cluster.served_judge import ServedJudge
-
-    return ServedJudge(section, folder, dtype)
 
 
 @dataclass(slots=True)
@@ -102,15 +93,10 @@ class _Named:
         """Nothing to release."""
 
 
-def _named(section: JudgeSection, folder: Path) -> ChatModel:
-    from cluster.served_judge import served_name
-
-    return _Named(served_name(section, folder))
-
-
 def versions_of(config: RunConfig) -> dict[str, str]:
     """Of the recipe's rewarders, by label, without asking any judge."""
-    with _made(config, _named) as made:
+    named = {j.name: _Named(served_name(j, resolve(j.model))) for j in config.rewarders.served}
+    with _made(config, named) as made:
         return {rewarder.name: present_version(rewarder) for rewarder in made}
 
 
@@ -118,15 +104,23 @@ def require(recipe: Path, config: RunConfig, overrides: Sequence[str] = (), path
     """The certificate of a recipe that asks for one (`rewarders.require_certificate`), as changed by `overrides`; None
     where it asks for none. `path` is where it is, if elsewhere than the recipe says.
 
-    Raises ConfigError where it is missing, stale, of another recipe, changed or refused."""
-    if not config.rewarders.require_certificate:
+    Raises ConfigError where it is missing, stale, of another recipe, changed or refused; also where the error rates of
+    a certificate (`rewarders.channels.certificate`) are those of other rewarders."""
+    r, settings = config.rewarders, [part for override in overrides for part in ("--set", override)]
+
+    def make(to: object) -> str:
+        return shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(to)] if to else [])])
+
+    rates = r.channels.certificate if r.channels else ""
+    versions = versions_of(config) if rates or r.require_certificate else {}
+    if rates and (problem := rates_problem(Path(rates), versions, make(rates))):
+        raise ConfigError(f"rewarders.channels.certificate: {problem}")
+    if not r.require_certificate:
         return None
-    settings = [part for override in overrides for part in ("--set", override)]
-    make = shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(path)] if path else [])])
-    path = path or path_of(recipe, config)
-    if problem := problem_of(path, versions_of(config), tasks_of(config), make):
+    found = path or path_of(recipe, config)
+    if problem := problem_of(found, versions, tasks_of(config), make(path)):
         raise ConfigError(problem)
-    return path
+    return found
 
 
 def path_of(recipe: Path, config: RunConfig) -> Path:

@@ -5,7 +5,8 @@
                                         checkpoint --recall--> the next run of the driver
 
 Evidence belongs to a worker's place: a process goes on from what its predecessor was last seen with, so nothing is
-counted twice, and what fades goes on fading. Lost is what a process found after it was last seen.
+counted twice, and what fades goes on fading; so is what it has spent of its judges' budgets. Lost is what a process
+found, or spent, after it was last seen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from rewarders import channels, sentinels
 from rewarders.worker import Evidence as Found
+from swarm.checkpoints import newest_good
 
 FILE = "evidence.json"
 """In a checkpoint, beside the learner's files: by place, as `RewardWorker.evidence` gives it."""
@@ -63,10 +65,8 @@ def pooled(found: Sequence[Found]) -> Found:
 
 
 def found_in(checkpoints: Path) -> Found:
-    """What all workers had found at the newest checkpoint; nothing without any."""
-    newest = max(checkpoints.glob("step_*"), default=checkpoints)
-    try:
-        places = json.loads((newest / "learner" / FILE).read_text(encoding="utf-8"))
-        return pooled(list(places.values()))
-    except (OSError, ValueError, KeyError, AttributeError):  # none, or a broken one, which a resume passes over
-        return pooled([])
+    """What all workers had found at the newest checkpoint in which that is whole; nothing without any."""
+    newest, _ = newest_good(checkpoints, only=f"learner/{FILE}")
+    path = newest / "learner" / FILE if newest else None
+    places = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+    return pooled(list(places.values()))

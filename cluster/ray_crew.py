@@ -126,7 +126,7 @@ class RayCrew:
     async def _exchange(self) -> None:
         """Let each reward worker know what all found. A dead one is found by the next call of work."""
         r = self._config.rewarders
-        if r.channels is None and not r.sentinels:
+        if r.channels is None and not r.sentinels and not any(judge.budget_tokens for judge in r.judges):
             return
 
         async def see(seat: Seat) -> None:

@@ -68,6 +68,10 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
     out += [
         (f"sentinels, {name}", _sentinels(found, s["breakers"].get(name, 0))) for name, found in s["sentinels"].items()
     ]
+    out += [
+        (f"no verdict, {name}", f"{a['without']} of {a['of']} verdicts had no value ({a['times']} x): {a['cause']}")
+        for name, a in s["unscored"].items()
+    ]
     out += [("new lineage", f"{new['lineage']} from step {new['step']}: {new['cause']}") for new in s["lineages"]]
     out.append(("machine", f"{machine['cores']} cores, load {load} (1, 5, 15 min)"))
     out.append(("run folder", s["run"]))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.check import check
-from cluster.models import resolve
 from cluster.rescore_rates import Crowd, show_rates
-from cluster.served_judge import ServedJudge
+from cluster.served_judge import served_here
 from cluster.workers import RewarderWorker, reward_weights, truth_of
 from rewarders.crowd import Votes
 from swarm import schema, scores
@@ -113,12 +111,7 @@ def rescore(
         ]
         if not steps:
             raise ConfigError(f"{folder.rollouts}: no recorded rollouts")
-        with ExitStack() as closing:
-            served = {}
-            for section in after.rewarders.served:
-                console.print(f"starting judge {section.name} in this process")
-                served[section.name] = ServedJudge(section, resolve(section.model, console.print), after.model.dtype)
-                closing.callback(served[section.name].close)
+        with served_here(after, console.print) as served:
             try:
                 worker = RewarderWorker(_patient(after), served)
             except ValueError as error:

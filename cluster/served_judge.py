@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ import numpy as np
 from actors.actor import load_tokenizer, takes_system
 from actors.engines import ENGINES
 from cluster.estimate import context_of
-from rewarders.chat import Reply, TooLong
-from swarm.config import JudgeSection
+from cluster.models import resolve
+from rewarders.chat import ChatModel, Reply, TooLong
+from swarm.config import JudgeSection, RunConfig
 from swarm.errors import ActorError, DeadActor, PromptRefused
 from swarm.roles import Sampling
 from swarm.types import PolicyVersion
@@ -118,6 +120,19 @@ class ServedJudge:
         found = {tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts}
         apart = [ids for ids in found if ids and not any(ids[:n] in found for n in range(1, len(ids)))]
         return [np.asarray(ids, np.int32) for ids in sorted(apart)]
+
+
+@contextmanager
+def served_here(config: RunConfig, say: Callable[[str], None]) -> Iterator[dict[str, ChatModel]]:
+    """The judges of a recipe without an endpoint, in this process; all closed at the end, however far it came."""
+    with ExitStack() as closing:
+        served: dict[str, ChatModel] = {}
+        for section in config.rewarders.served:
+            say(f"starting judge {section.name} in this process")
+            judge = ServedJudge(section, resolve(section.model, say), config.model.dtype)
+            closing.callback(judge.close)
+            served[section.name] = judge
+        yield served
 
 
 def served_name(section: JudgeSection, folder: Path) -> str:

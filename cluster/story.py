@@ -29,6 +29,7 @@ WORDS: Mapping[str, str] = {
     "courier_died": "the courier of host {host} died, starting another: {cause}",
     "breaker": "rewarder {rewarder} is left out: {cause}",
     "breaker_closed": "rewarder {rewarder} judges again: the families that it was left out for are rejected now",
+    "unscored": "rewarder {rewarder} gave no value to {without} of its last {of} verdicts: {cause}",
     "quarantine": "rewarder {rewarder} does not pay responses like {example!r} any more: {cause}",
     "noise": "step {step}: learners.noise: {cause}",
     "lineage": "new lineage {lineage} from step {step}: {cause}",

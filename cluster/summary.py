@@ -94,6 +94,7 @@ def summarise(folder: RunFolder) -> Summary:
             },
             "sentinels": {name: _sentinels(known) for name, known in found_out["watches"].items()},
             "breakers": dict(Counter(e["rewarder"] for e in events if e["event"] == "breaker")),
+            "unscored": _unscored(events),
             "length_bias": dict(zip(("value", "low", "high"), bias, strict=True)) | {"groups": len(taken)},
             "prompts": counts,
             "failures": causes,
@@ -148,6 +149,14 @@ def _accuracy(evaluation: Summary | None, config: Mapping[str, Any], measured: S
     found = {k: evaluation.get(k) for k in ("step", "accuracy", "low", "high", "questions")}
     corrected = corrected_accuracy(config, evaluation, measured)
     return found | {"unanswered": unanswered} | ({"corrected": asdict(corrected)} if corrected else {})
+
+
+def _unscored(events: Sequence[figures.Record]) -> Summary:
+    """The newest alarm of each rewarder whose verdicts had too often no value, and how often it went off."""
+    alarms = [e for e in events if e["event"] == "unscored"]
+    times = Counter(e["rewarder"] for e in alarms)
+    newest = {e["rewarder"]: {k: e[k] for k in ("without", "of", "cause")} for e in alarms}
+    return {name: found | {"times": times[name]} for name, found in newest.items()}
 
 
 def _reward(steps: Sequence[figures.Record], name: str) -> float | None:

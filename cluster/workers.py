@@ -152,8 +152,8 @@ class RewarderWorker:
         """`served` are the judges without an endpoint, which run on this node."""
         r = config.rewarders
         self._weights, self._truth = reward_weights(config), truth_of(r.use)
-        judges = {j.name: Endpoint(j) for j in r.judges if j.endpoint} | dict(served or {})
-        self._judges = {name: Metered(judge) for name, judge in judges.items()}
+        self._endpoints = {j.name: Endpoint(j) for j in r.judges if j.endpoint}
+        self._judges = {name: Metered(judge) for name, judge in {**self._endpoints, **(served or {})}.items()}
         self._store = VerdictStore(r.store) if r.store else None
         make = partial(RewardWorker, timeout_s=r.timeout_s, retries=r.retries, judges=self._judges, store=self._store)
         self._worker = make(r.use, sentinels=r.sentinels, breaker=r.breaker, channels=r.channels, sections=r.judges)
@@ -192,11 +192,14 @@ class RewarderWorker:
         return self._worker.counts()
 
     def evidence(self) -> Evidence:
-        """As the reward worker's; see `cluster.evidence`."""
-        return self._worker.evidence()
+        """As the reward worker's, and what its judges' budgets were spent on; see `cluster.evidence`."""
+        return {**self._worker.evidence(), "spent": {name: e.spent_tokens for name, e in self._endpoints.items()}}
 
     def hear(self, others: Evidence, before: Evidence | None) -> None:
         """As the reward worker's."""
+        if before and not self._worker.has_heard:
+            for name, endpoint in self._endpoints.items():
+                endpoint.spent_tokens += before.get("spent", {}).get(name, 0)
         self._worker.hear(others, before)
 
     async def usage(self) -> Usage:

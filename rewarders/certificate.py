@@ -173,11 +173,28 @@ def problem_of(path: Path, versions: Mapping[str, str], tasks: Any, make: str) -
     if not whole:
         return f"{path}: the certificate was changed after it was made; make a new one with `{make}`"
     if stale := [label for label in {*versions, *theirs} if versions.get(label) != theirs.get(label)]:
-        names = ", ".join(sorted(stale))
-        return f"{path}: stale: rewarder {names} is another one now (source, options or libraries); run `{make}`"
+        return _stale(path, stale, make)
     if examined_on != tasks:
         return f"{path}: of other questions (those of {found.get('recipe')}, with other actors.tasks); run `{make}`"
     if not passed:
         why = "; ".join(bad) or "no rewarder judges truth"
         return f"{path}: refused: {why}; mend the rewarder or use another, then run `{make}`"
     return None
+
+
+def rates_problem(path: Path, versions: Mapping[str, str], make: str) -> str | None:
+    """Why the error counts in a file (`channels`) are not those of rewarders of these versions, or None. Counts
+    without a version beside them (a certificate's `rewarders`) are somebody's own, as rates by hand."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        examined = found.get("rewarders", {})
+        theirs = {label: examined[label]["version"] for label in found["channels"] if label in examined}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"{path}: not a certificate ({type(error).__name__}: {error}); make one with `{make}`"
+    stale = [label for label, version in theirs.items() if versions.get(label, version) != version]
+    return _stale(path, stale, make) if stale else None
+
+
+def _stale(path: Path, labels: Sequence[str], make: str) -> str:
+    names = ", ".join(sorted(labels))
+    return f"{path}: stale: rewarder {names} is another one now (source, options or libraries); run `{make}`"

@@ -44,6 +44,7 @@ class Verifier:
         self._library: Any = importlib.import_module("math_verify")
         self._sympy: Any = importlib.import_module("sympy")
         latex = self._library.LatexExtractionConfig(boxed_match_priority=0)
+        self._hundredth = self._sympy.UnevaluatedExpr(self._sympy.Rational(1, 100))  # what it reads "%" as
         self._targets = [latex, self._library.ExprExtractionConfig()]
         self._gold = lru_cache(64)(self._read_gold)
         self._out_of_reach: Any = self._sympy.Dummy("out_of_reach")
@@ -55,7 +56,8 @@ class Verifier:
             self._library.verify(self._gold(warm)[0], self._gold(warm)[0], timeout_seconds=None)
 
     def __call__(self, job: dict[str, Any]) -> Any:
-        """{"gold"}: whether it reads as mathematics. {"gold", "text"}: [value, why]."""
+        """{"gold"}: whether it reads as mathematics. {"gold", "text", "percent"}: [value, why]; without
+        `percent` 713% is 7.13 alone."""
         gold, gold_text = self._gold(job["gold"])
         if "text" not in job:
             return gold is not None
@@ -68,6 +70,8 @@ class Verifier:
             return [None, "too large to compute"]
         if (bases := _bases(text)) and bases != _bases(gold_text):
             return [0.0, "a number in another base"]
+        if not job["percent"] and found.is_Mul and self._hundredth in found.args:
+            found = found.doit()
         try:
             same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
         except (MemoryError, RecursionError):

@@ -15,6 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from rewarders.verdicts import number
+from swarm.types import Prompt
 
 LONGEST = 1000
 """Characters of one numeral; longer ones are no numbers."""
@@ -34,6 +35,12 @@ NUMERAL = re.compile(
     rf"(?:\s?/\s?(?P<over>{PLAIN}))?)"
     rf"(?P<percent>\s?\\?%)?(?P<other>{OTHER})?"
 )
+PERCENT = re.compile(r"\s?(?:\\?%|per\s?cent)", re.IGNORECASE)
+ABOUT_PERCENT = re.compile(
+    r"[%\uff05\u066a]|per\s?cent|pro[cz]ent|por\s?cien|porcent|pour\s?cent|percentu|\u043f\u0440\u043e\u0446\u0435\u043d\u0442|\u767e\u5206",
+    re.IGNORECASE,
+)
+"""In the languages in which questions are often asked: where it is overlooked a right answer in percent is wrong."""
 
 
 def finite(text: str) -> Fraction | None:
@@ -67,6 +74,20 @@ def only(text: str, *, percent: bool = False) -> Fraction | None:
         if len(values) > 1:
             return None
     return values[0] if values else None
+
+
+def is_about_percent(prompt: Prompt) -> bool:
+    """Whether a prompt's answer or question speaks of percent. To such a one 60% and 60 are the same answer; to others
+    713% is not 713."""
+    return bool(ABOUT_PERCENT.search(prompt.text) or ABOUT_PERCENT.search(prompt.answer or ""))
+
+
+def is_percentage(text: str) -> bool:
+    """Whether the last number in a text is one, by its sign or in words."""
+    found = None
+    for match in NUMERAL.finditer(text):
+        found = match
+    return found is not None and bool(found["percent"] or PERCENT.match(text, found.end()))
 
 
 def _values(match: re.Match[str], percent: bool) -> Iterator[Fraction | None]:

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from rewarders.extract import Extract, check_extract, extract
-from rewarders.numeral import last, only
+from rewarders.numeral import is_about_percent, is_percentage, last, only
 from rewarders.verdicts import for_all, scored, unscored
 from swarm.types import Group, Status, Verdict
 
@@ -16,8 +16,9 @@ class Numeric:
 
     With `extract = "number"` the last number of the completion counts; with any other way the extracted part must hold
     exactly one, so that neither a list nor `999=42` passes. Decimals, thousands, e-notation, x 10^n and fractions are
-    read (`rewarders.numeral`); what is not finite is no number. With `percent` 50% is 0.5, without it a percent sign is
-    a unit like any other, and units are not compared. Abstains where the prompt's answer does not end in a number.
+    read (`rewarders.numeral`); what is not finite is no number. With `percent` 50% is 0.5; without it 50% is 50 where
+    the prompt's answer or question is about percent, and wrong elsewhere. Units are not compared. Abstains where the
+    prompt's answer does not end in a number.
     """
 
     def __init__(
@@ -40,11 +41,15 @@ class Numeric:
             cause = f"the prompt's answer {str(answer)[:80]!r} ends in no finite number"
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         allowed = max(self._absolute, self._relative * abs(wanted))
+        bare = not self._percent and not is_about_percent(group.prompt)
         verdicts = []
         for rollout in group.rollouts:
-            found = self._find(rollout.text)
+            part = rollout.text if self._extract == "number" else extract(rollout.text, self._extract) or ""
+            found = self._read(part)
             if found is None:
                 verdicts.append(scored(self.name, 0.0, cause="no number found"))
+            elif bare and is_percentage(part):
+                verdicts.append(scored(self.name, 0.0, cause="a percentage, which was not asked for"))
             else:
                 verdicts.append(scored(self.name, float(abs(found - wanted) <= allowed)))
         return verdicts
@@ -52,8 +57,5 @@ class Numeric:
     def close(self) -> None:
         """Nothing to release."""
 
-    def _find(self, text: str) -> Fraction | None:
-        if self._extract == "number":
-            return last(text, percent=self._percent)
-        part = extract(text, self._extract)
-        return None if part is None else only(part, percent=self._percent)
+    def _read(self, part: str) -> Fraction | None:
+        return (last if self._extract == "number" else only)(part, percent=self._percent)

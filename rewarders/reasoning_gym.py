@@ -15,6 +15,7 @@ from typing import Any
 
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.killable import Killable
+from rewarders.numeral import is_about_percent, is_percentage
 from rewarders.process import ChildFailure
 from rewarders.verdicts import failed as failed_verdict
 from rewarders.verdicts import for_all, number, scored, status_of, unscored
@@ -27,8 +28,9 @@ KEYS = ("family", "seed", "size", "index", "config")
 class ReasoningGym:
     """The family's own value in [0, 1]; abstains where the prompt is not from reasoning-gym.
 
-    `extract` says how the answer is taken from the completion; a completion without one scores 0. `full_only` turns
-    partial credit (below 1) into 0. `timeout_s` is for one group, `memory_mb` the child's address space (0: unlimited).
+    `extract` says how the answer is taken from the completion; a completion without one scores 0, and so does with
+    "number" one that ends in a percentage which was not asked for. `full_only` turns partial credit (below 1) into 0.
+    `timeout_s` is for one group, `memory_mb` the child's address space (0: unlimited).
     """
 
     accept = CORRECT - 1e-6
@@ -62,7 +64,11 @@ class ReasoningGym:
             return for_all(group, unscored(self.name, status_of(failure), cause, time.monotonic() - began))
         if problem := _differs(group, entry):
             return for_all(group, unscored(self.name, Status.ERROR, problem))
-        answers = [extract(rollout.text, self._extract) for rollout in group.rollouts]
+        bare = self._extract == "number" and not is_about_percent(group.prompt)
+        answers = [
+            None if bare and is_percentage(rollout.text) else extract(rollout.text, self._extract)
+            for rollout in group.rollouts
+        ]
         jobs = [{"task": task, "answer": answer} for answer in answers if answer is not None]
         replies = iter(await self.child.ask_each(jobs, self._timeout_s, prepare))
         verdicts = []

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from rewarders.alarm import ADVICE, Alarm
 from rewarders.backlog import Backlog, plane
 from rewarders.channels import Channels
 from rewarders.chat import ChatModel
@@ -26,14 +27,9 @@ from swarm.types import Group, Status, Verdict
 
 Evidence = Mapping[str, Any]
 """Of one worker or several, as JSON: `channels` (`rewarders.channels`), and `watches` by rewarder
-(`rewarders.sentinels`); of one worker also whether it has `heard` of others."""
+(`rewarders.sentinels`); of one worker also whether it has `heard` of others, and the tokens `spent` by judge."""
 
 FAILURES = (Status.TIMEOUT, Status.ERROR)
-ADVICE = {
-    Status.ABSTAINED: "give its prompts what it needs, or leave it out for this task source",
-    Status.TIMEOUT: "raise rewarders.timeout_s, or make it faster",
-    Status.ERROR: "the cause says what to mend",
-}
 
 
 class RewardWorker:
@@ -75,7 +71,9 @@ class RewardWorker:
             else None
             for spec, rewarder in zip(use, self._rewarders, strict=True)
         ]
-        self._has_heard = False
+        self._alarms = {rewarder.name: Alarm() for rewarder in self._rewarders}
+        self.has_heard = False
+        """Whether it was told what was found before it, and by others."""
         self._probes: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retries = retries
@@ -126,7 +124,7 @@ class RewardWorker:
     def evidence(self) -> Evidence:
         """What this worker found of its rewarders' errors itself, since its place was first taken."""
         return {
-            "heard": self._has_heard,
+            "heard": self.has_heard,
             "channels": self.channels.state() if self.channels else {},
             "watches": {name: watch.state() for name, watch in self._watched_by_name().items()},
         }
@@ -134,8 +132,8 @@ class RewardWorker:
     def hear(self, others: Evidence, before: Evidence | None) -> None:
         """What all other workers found, pooled; and the evidence of the process in whose place this one is, if there
         was one: the first time that it hears, it goes on from there."""
-        before = None if self._has_heard else before
-        self._has_heard = True
+        before = None if self.has_heard else before
+        self.has_heard = True
         if self.channels:
             self.channels.hear(others["channels"])
             if before:
@@ -147,8 +145,10 @@ class RewardWorker:
                 watch.inherit(before["watches"][name])
 
     def notices(self) -> list[dict[str, Any]]:
-        """What happened to the watched rewarders since the last call, as events; where something did, with figures."""
-        return [notice for name, watch in self._watched_by_name().items() for notice in watch.notices(name)]
+        """What happened to the rewarders since the last call, as events; where something did to a watched one, with
+        figures."""
+        found = [notice for name, watch in self._watched_by_name().items() for notice in watch.notices(name)]
+        return found + [notice for name, alarm in self._alarms.items() for notice in alarm.notices(name)]
 
     def usage(self) -> Usage:
         """Busy while any group is being scored. CPU is this process's since the worker was made, and its children's."""
@@ -187,11 +187,16 @@ class RewardWorker:
         """The verdicts on a real group as they may leave; a probe that is due runs beside what comes next. Evaluations
         (tickets below 0) get what the rewarder says."""
         watch = self._watches[which]
-        if watch is None or group.ticket < 0:
+        if group.ticket < 0:
             return await self._ask(which, group)
-        verdicts = watch.refusal(group)
-        if verdicts is None:
-            verdicts = watch.settled(group, await self._ask(which, group))
+        if watch and (refused := watch.refusal(group)):
+            verdicts = refused
+        else:
+            verdicts = await self._ask(which, group)
+            self._alarms[self._rewarders[which].name].saw(verdicts)
+            verdicts = watch.settled(group, verdicts) if watch else verdicts
+        if watch is None:
+            return verdicts
         if probe := watch.probe(group):
             task = asyncio.create_task(self._judge(which, watch, group, probe))
             self._probes.add(task)

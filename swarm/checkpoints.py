@@ -62,24 +62,27 @@ def abandon(partial: Path) -> None:
     _remove([partial])
 
 
-def newest_good(parent: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole (None where there is none), and what is wrong with newer ones."""
+def newest_good(parent: Path, only: str = "") -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole (None where there is none), and what is wrong with newer ones. With `only`
+    the other files in it are not looked at: reading all weights takes long."""
     problems: list[str] = []
     for folder in _all(parent):
-        problem = check(folder)
+        problem = check(folder, only)
         if problem is None:
             return folder, problems
         problems.append(f"{folder.name}: {problem}")
     return None, problems
 
 
-def check(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def check(folder: Path, only: str = "") -> str | None:
+    """What is wrong with a checkpoint, or None; with `only` in that file, where it has one."""
     try:
         files = json.loads((folder / _MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
         return f"no readable manifest ({error})"
     for name, facts in files.items():
+        if only and name != only:
+            continue
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

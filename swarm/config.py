@@ -87,7 +87,7 @@ class ActorsSection(Section):
     """Which prompts of the task sources are asked, and whether some get more of the rollouts than others."""
     resample: Annotated[float, Field(ge=0)] = 0.0
     """Groups whose rewards are all equal are set aside, and another prompt is asked in their place: at most so many per
-    group trained; 0 trains on every group."""
+    group trained, over the run, and 8 times as many (at least 8) for a single one; 0 trains on every group."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts per prompt."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
@@ -123,7 +123,9 @@ class JudgeSection(Section):
     per_minute: Natural = 0
     """Most requests a minute, of each reward worker; 0 for no limit."""
     budget_tokens: Natural = 0
-    """Most tokens, asked and answered, of each reward worker in a run; beyond it the judge abstains. 0 for no limit."""
+    """Most tokens, asked and answered, of each reward worker in a run; beyond it the judge abstains. 0 for no limit. A
+    worker that takes the place of a dead one goes on from what was spent at the last weight sync, and a resumed run
+    from what was spent at its checkpoint."""
     engine: Spec = Spec(name="vllm")
     """Generation engine, where this node serves it."""
     threads: Count = 1
@@ -163,7 +165,8 @@ class ChannelsSection(Section):
     rates: list[KnownRates] = []
     """Given by hand."""
     certificate: str = ""
-    """JSON file with counts under `channels`, by rewarder and stratum."""
+    """A certificate of these very rewarders (`swarm certify`), or a JSON file with counts of your own under `channels`,
+    by rewarder and stratum."""
     gold: str = ""
     """Label of the rewarder whose verdicts are the truth about the others', where it gives any."""
     half_life: NotNegative = 0.0

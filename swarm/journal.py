@@ -4,7 +4,8 @@
       config.toml            the resolved recipe
       metrics.jsonl          one line per learner step
       digests.jsonl          one line per learner step: the digest of every published tensor
-      events.jsonl           deaths, restarts, syncs, forfeits, evaluations, checkpoints, sentinels, breakers, noise
+      events.jsonl           deaths, restarts, syncs, forfeits, evaluations, checkpoints, sentinels, breakers, noise,
+                             rewarders without verdicts (`rewarders.alarm`)
       quarantine.jsonl       forms of response that a rewarder paid whatever the question, see `rewarders.mining`
       ledger.sqlite          see `swarm.ledger`
       rollouts/              step_000001.parquet ...: the groups of each batch, see `swarm.schema`

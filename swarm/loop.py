@@ -198,7 +198,7 @@ async def obtain(node: Node, ticket: int) -> Handle:
                 facts, node.failures_in_a_row = handle.facts, 0
                 node.judged.update(facts.judged)
                 node.journal.notices(facts.notices)
-                if not await node.resampling.sets_aside(facts):
+                if not await node.resampling.sets_aside(facts, attempt):
                     node.ledger.pooled(ticket, attempt, facts.mean_length)
                     return handle
                 node.stream.learned([stats_of(facts.prompt_id, facts.source, facts.rewards)])

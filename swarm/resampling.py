@@ -9,6 +9,8 @@ p^G + (1 - p)^G.
 Budget. Each ticket earns `per_group` further groups when it is first asked, each group that is set aside costs one, and
 what is not used is saved up, so a run that is resumed has what the interrupted one had. So never more than `per_group`
 groups are set aside per ticket; where the budget is spent, a flat group goes to the learner, as without resampling.
+It goes there too at the `most`-th attempt of one ticket, however much was saved up: groups leave the pool in ticket
+order, so all others would wait for that one.
 
 Order. Which prompt takes which ticket depends on the order in which flat groups are set aside. A run that must repeat
 exactly (`max_lag = 0`) therefore sets them aside in rounds: when no more tickets are admitted and every one in the
@@ -27,6 +29,9 @@ from swarm.types import GroupFacts
 
 ROUNDING = 1e-9
 """Ten times 0.1 is a little less than 1."""
+MOST = 8
+"""Groups set aside for one ticket, at most, by what a ticket earns (or by 1, if that is more). Where groups are flat as
+often as a budget m just suffices for, m of m + 1, at most one ticket in 256 gets there: (m / (m + 1))^(8 max(m, 1))."""
 
 
 class Resampling:
@@ -35,6 +40,7 @@ class Resampling:
     def __init__(self, pool: Pool, per_group: float = 0.0, ordered: bool = False) -> None:
         """For the tickets of this pool. `per_group` >= 0 groups may be set aside per ticket; `ordered`: in rounds."""
         self._pool, self._per_group, self._ordered = pool, per_group, ordered
+        self._most = MOST * max(1.0, per_group)
         self._credit = 0.0
         self._making: set[int] = set()
         self._at_gate: dict[int, asyncio.Future[None]] = {}
@@ -58,8 +64,9 @@ class Resampling:
             self._making.discard(ticket)
             self.go_on()
 
-    async def sets_aside(self, facts: GroupFacts) -> bool:
-        """Whether this scored group is to be set aside; that is then paid for. The ticket is one in the making."""
+    async def sets_aside(self, facts: GroupFacts, attempt: int) -> bool:
+        """Whether this scored group, of the ticket's attempt from 0, is to be set aside; that is then paid for. The
+        ticket is one in the making."""
         self._rewards += [reward for reward in facts.rewards if reward is not None]
         self._correct += [right for right in facts.correct if right is not None]
         if not self._per_group or not is_flat(facts.rewards):
@@ -71,7 +78,7 @@ class Resampling:
                 await gate
             finally:
                 self._at_gate.pop(facts.ticket, None)
-        if self._credit < 1 - ROUNDING:
+        if self._credit < 1 - ROUNDING or attempt >= self._most:
             return False
         self._credit -= 1
         self._skipped += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.certify import _made, require
+from cluster.certify import require
 from cluster.check import check
 from cluster.cli import group
 from swarm.config import JudgeSection
@@ -114,6 +114,31 @@ def test_it_is_written_to_where_the_recipe_looks_for_it(recipe) -> None:
     assert require(recipe, check(recipe)) == Path("there/exact.json")
 
 
+def test_error_rates_of_another_version_of_a_rewarder_are_refused(recipe) -> None:
+    text = RECIPE.format(use='{ name = "exact", extract = "number" }').replace("require_certificate = true", "")
+    text += '[rewarders.channels]\ncertificate = "rates.json"\n'
+    recipe.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        check(recipe)
+    make = str(caught.value).partition("`")[2].rstrip("`").replace("RECIPE", str(recipe))
+    done = swarm(*shlex.split(make)[1:], "--items", 20)
+    assert done.exit_code == 0, done.output
+    assert require(recipe, check(recipe)) is None
+    recipe.write_text(text.replace('"number"', '"last_line"'))
+    done = swarm("run", recipe)
+    assert done.exit_code == 2
+    assert "rewarders.channels.certificate: rates.json: stale: rewarder exact is another one now" in done.output
+    assert not (recipe.parent / "runs").exists()
+    with pytest.raises(ConfigError) as caught:
+        require(recipe, check(recipe))
+    done = swarm(*shlex.split(str(caught.value).partition("`")[2].rstrip("`"))[1:], "--items", 20, "--worst-family", 1)
+    assert require(recipe, check(recipe)) is None, done.output
+    body = json.loads(Path("rates.json").read_text())
+    Path("rates.json").write_text(json.dumps({"channels": body["channels"]}))  # stated by hand: of no version
+    recipe.write_text(text)
+    assert require(recipe, check(recipe)) is None
+
+
 def test_a_resume_asks_again(recipe) -> None:
     use = '{ name = "function", path = "certify_rewards:fair", about_truth = true }'
     Path("certify_rewards.py").write_text("def fair(completions, answer, **rest):\n" + FAIR)
@@ -140,7 +165,7 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
     closed: list[str] = []
 
     class Served:
-        def __init__(self, section: JudgeSection, folder: Path) -> None:
+        def __init__(self, section: JudgeSection, folder: Path, dtype: str) -> None:
             if section.name == "three":
                 raise ConnectionError("no room for it")
             self.name = section.name
@@ -149,8 +174,19 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
         def close(self) -> None:
             closed.append(self.name)
 
-    monkeypatch.setattr("cluster.certify.resolve", Path)
-    with pytest.raises(ConnectionError, match="no room for it"), _made(check(recipe), Served):
-        pass
+    monkeypatch.setattr("cluster.served_judge.resolve", lambda path, say: Path(path))
+    monkeypatch.setattr("cluster.served_judge.ServedJudge", Served)
+    done = swarm("certify", recipe, "--items", 5)
+    assert isinstance(done.exception, ConnectionError)
+    assert "no room for it" in str(done.exception)
     assert made == ["one", "two"]
     assert closed == ["two", "one"]
+
+
+def test_an_endpoint_whose_key_is_not_set_is_a_plain_error(recipe, monkeypatch) -> None:
+    monkeypatch.delenv("CERTIFY_KEY", raising=False)
+    judge = '[[rewarders.judges]]\nname = "one"\nmodel = "m"\nendpoint = "http://127.0.0.1:9/v1"\n'
+    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "one" }') + judge + 'key_env = "CERTIFY_KEY"\n')
+    done = swarm("certify", recipe, "--items", 5)
+    assert done.exit_code == 2, done.output
+    assert "environment variable CERTIFY_KEY is not set" in done.output

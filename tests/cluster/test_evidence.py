@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.evidence import FILE, Evidence, found_in
 from rewarders.channels import pooled
+from swarm import checkpoints
 
 
 def counts(num: float) -> dict[str, Any]:
@@ -53,8 +54,8 @@ def test_every_observation_counts_once_whoever_dies(moves: list[tuple[str, bool,
 
 
 def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_path: Path) -> None:
-    folder = tmp_path / "step_000003" / "learner"
-    folder.mkdir(parents=True)
+    folder = checkpoints.begin(tmp_path, 3) / "learner"
+    folder.mkdir()
     evidence = Evidence()
     evidence.save(folder)
     assert not list(folder.iterdir())
@@ -62,6 +63,7 @@ def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_pat
     evidence.saw("rewarder-0", found(4))
     evidence.saw("rewarder-1", found(2))
     evidence.save(folder)
+    folder = checkpoints.finish(folder.parent, 2)[0] / "learner"
     assert found_in(tmp_path)["channels"] == pooled([counts(6)])
     after = Evidence()
     after.recall(folder)
@@ -71,3 +73,16 @@ def test_the_next_driver_goes_on_with_it_and_live_workers_keep_their_own(tmp_pat
     (folder / FILE).write_text(json.dumps({}))
     after.recall(folder)  # a learner died, and went back to the checkpoint
     assert num(after.before("rewarder-0")) == 5
+
+
+def test_evidence_that_is_not_as_it_was_written_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        partial = checkpoints.begin(tmp_path, step)
+        (partial / "learner").mkdir()
+        evidence = Evidence()
+        evidence.saw("rewarder-0", found(step))
+        evidence.save(partial / "learner")
+        newest, _ = checkpoints.finish(partial, 2)
+    other = json.dumps({"rewarder-0": found(7)})
+    (newest / "learner" / FILE).write_text(other)
+    assert found_in(tmp_path)["channels"] == pooled([counts(1)])

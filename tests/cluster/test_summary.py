@@ -10,6 +10,7 @@ from rich.console import Console
 from run_folders import START, evaluation, event, fill_ledger, make, step, usage
 
 from cluster.summary import print_summary, samples, summarise, write_summary
+from swarm import checkpoints
 from swarm.journal import Journal, RunFolder
 
 
@@ -158,8 +159,8 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     assert "corrected" not in summarise(folder)["accuracy"]["after"]
     assert summarise(folder)["reward"]["last_debiased"] is None
 
-    place = folder.checkpoints / "step_000020" / "learner"
-    place.mkdir(parents=True)
+    place = checkpoints.begin(folder.checkpoints, 20) / "learner"
+    place.mkdir()
     counts = {"wrong": 5e3, "accepted_wrong": 1e3, "right": 1e4, "rejected_right": 0.0}
     families = {"sums": {"the answer": [True, 9, 1], "off by one": [False, 20, 0], "key ':'": [False, 6, 3]}}
     tallies = {
@@ -173,8 +174,12 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     watch = {"families": tallies, "quarantine": [form], "breaker": {}}
     found = {"heard": True, "channels": {"judge": {"": counts}}, "watches": {"judge": watch}}
     (place / "evidence.json").write_text(json.dumps({"rewarder-0": found, "rewarder-1": found}))
+    checkpoints.finish(place.parent, 2)
     journal = Journal(folder)
     event(journal, 79.0, "breaker", rewarder="judge", cause="too many keys")
+    alarm = {"rewarder": "judge", "of": 50, "statuses": {"timeout": 30}, "cause": "slow"}
+    event(journal, 79.1, "unscored", **alarm, without=30)
+    event(journal, 79.2, "unscored", **alarm, without=40)
     journal.step(step(21, 80.0) | {"learn/reward_debiased_mean": 0.25})
     journal.close()
     summary = write_summary(folder)
@@ -189,4 +194,5 @@ def test_accuracies_and_rewards_are_shown_without_the_errors_that_the_run_measur
     )
     row = next(line for line in text.splitlines() if "sentinels, judge" in line)
     assert "6 of 52 wrong responses accepted, 2 of 18 right ones rejected; worst family: key ':', 6 of 12" in row
+    assert "| no verdict, judge | 40 of 50 verdicts had no value (2 x): slow |" in text
     assert "; its breaker opened 1 x; in quarantine: 'Solution:'" in row

@@ -118,6 +118,12 @@ def test_an_unknown_event_is_shown_with_its_facts():
     assert event_line("tuned", {"event": "tuned", "at": 1, "run_s": 2, "rewarder": "x"}) == "tuned: rewarder x"
 
 
+def test_a_rewarder_without_verdicts_is_told_of_in_words():
+    facts = {"rewarder": "judge", "without": 30, "of": 50, "statuses": {"timeout": 30}, "cause": "no answer within 2 s"}
+    line = "rewarder judge gave no value to 30 of its last 50 verdicts: no answer within 2 s"
+    assert event_line("unscored", {"event": "unscored", "at": 1} | facts) == line
+
+
 def test_a_terminal_gets_the_panel_and_a_pipe_gets_lines():
     assert isinstance(make_view(console(terminal=True), 3), LiveView)
     assert isinstance(make_view(console(), 3), PlainView)

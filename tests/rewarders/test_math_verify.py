@@ -20,6 +20,9 @@ RIGHT = [
     ("1/2", r"\boxed{\frac12}"),
     ("1/2", "0.5"),
     ("1/2", "50%"),
+    ("7.13", "713%"),
+    ("60%", "60"),
+    (r"60\%", r"\boxed{60\%}"),
     ("-3/4", r"$-\frac{3}{4}$"),
     ("3/2", r"\boxed{1\frac{1}{2}}"),
     (r"\sqrt{2}", r"$2^{1/2}$"),
@@ -95,6 +98,9 @@ WRONG = [
     (r"\{1,2\}", r"\boxed{\{1,2,3\}}"),
     ("42", "\\boxed{" + "(" * 200 + "42" + ")" * 200 + "}"),
     ("42", r"\boxed{\gcd(9^{9^9}, 3)}"),
+    ("713", "713%"),
+    ("713", r"\boxed{713\%}"),
+    ("713", "it is 713 percent"),
 ]
 
 
@@ -115,6 +121,11 @@ def test_the_same_value_in_other_clothes_is_right(verifier, make_group, gold, te
 def test_wrong_restated_and_hedged_answers_are_wrong(verifier, make_group, gold, text) -> None:
     [verdict] = asyncio.run(verifier.judge(make_group([text], gold)))
     assert verdict.value == 0.0, verdict
+
+
+def test_a_question_about_percent_may_be_answered_in_percent(verifier, make_group) -> None:
+    group = make_group(["60%", r"\boxed{60\%}", "60", "61%"], "60", "What percentage of them?")
+    assert [v.value for v in asyncio.run(verifier.judge(group))] == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_an_answer_that_is_no_mathematics_is_an_abstention(verifier, make_group) -> None:

@@ -24,6 +24,13 @@ from swarm.types import Status
         ({}, "0.5", "50%", 0.0),
         ({"percent": True}, "0.5", "50%", 1.0),
         ({"percent": True}, "50%", "0.5", 1.0),
+        ({}, "713", "713%", 0.0),
+        ({}, "713", "it is 713 percent", 0.0),
+        ({}, "713", "93% sure that it is 713", 1.0),
+        ({}, "713%", "713%", 1.0),
+        ({}, "713 per cent", "713", 1.0),
+        ({"extract": "boxed"}, "713", r"\boxed{713\%}", 0.0),
+        ({"extract": "boxed"}, "713", r"93% sure: \boxed{713}, not 714%", 1.0),
         ({"absolute": 1e300}, "1", "inf", 0.0),
         ({"absolute": 1e300}, "1", "nan", 0.0),
         ({"absolute": 1e300}, "1", "1e999", 0.0),
@@ -37,6 +44,15 @@ from swarm.types import Status
 def test_within_the_stated_tolerance(make_group, options, answer, text, value) -> None:
     [verdict] = asyncio.run(Numeric(**options).judge(make_group([text], answer)))
     assert verdict.value == value, verdict
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What percentage of them?", "How many per cent?", "In %?", "Wie viel Prozent?", "\u767e\u5206\u4e4b\u591a\u5c11?"],
+)
+def test_a_question_about_percent_may_be_answered_in_percent(make_group, question) -> None:
+    group = make_group(["60%", "60 \\%", "60", "61%"], "60", question)
+    assert [v.value for v in asyncio.run(Numeric().judge(group))] == [1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize("answer", [None, "four", "inf", "1e999", "1/0"])

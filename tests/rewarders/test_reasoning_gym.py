@@ -84,8 +84,9 @@ def test_an_answer_is_taken_as_the_recipe_says(gym, make_group) -> None:
     made = entry(gym, task)
     gym._extract = "number"
     try:
-        group = make_group([f"it is {made['answer']}.", "dunno"], made["answer"], made["question"], task)
-        assert [v.value for v in judge(gym, group)] == [1.0, 0.0]
+        texts = [f"it is {made['answer']}.", "dunno", f"it is {made['answer']}%"]
+        group = make_group(texts, made["answer"], made["question"], task)
+        assert [v.value for v in judge(gym, group)] == [1.0, 0.0, 0.0]
     finally:
         gym._extract = "whole"
 

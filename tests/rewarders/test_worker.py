@@ -287,3 +287,19 @@ def test_a_judge_that_is_behind_displaces_its_own_part_of_a_composition_alone(ma
         made.close()
 
     asyncio.run(main())
+
+
+def test_a_rewarder_that_seldom_has_a_value_is_told_of_once(scripted, make_group) -> None:
+    """Not by what evaluations (tickets below 0) show; beside another rewarder groups still have rewards."""
+    scripted([1.0, Status.ABSTAINED, Status.TIMEOUT])
+    made = worker("scripted", Spec(name="exact"))
+
+    async def go(ticket: int) -> list[str]:
+        for _ in range(40):
+            await made.judge(replace(make_group(["a", "b", "c"], "a"), ticket=ticket))
+        return [f"{notice['event']} {notice['rewarder']}" for notice in made.notices()]
+
+    assert asyncio.run(go(-1)) == []
+    assert asyncio.run(go(1)) == ["unscored scripted"]
+    assert asyncio.run(go(1)) == []
+    made.close()

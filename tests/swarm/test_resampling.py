@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import sqlite3
 import tempfile
@@ -75,10 +76,13 @@ def test_no_more_groups_are_set_aside_than_the_budget_has(per_group: float, capa
         for ticket, num in enumerate(flat):
             in_a_row = 0
             with resampling.making(ticket, first=True):
-                while await resampling.sets_aside(facts(ticket, [1.0, 1.0] if in_a_row < num else [0.0, 1.0])):
+                while await resampling.sets_aside(
+                    facts(ticket, [1.0, 1.0] if in_a_row < num else [0.0, 1.0]), in_a_row
+                ):
                     assert in_a_row < num
                     aside += 1
                     in_a_row += 1
+            assert in_a_row <= max(8, math.ceil(8 * per_group))
             assert aside <= per_group * (ticket + 1) + 1e-6  # what earlier tickets left may be used by one
 
     asyncio.run(go())
@@ -89,7 +93,7 @@ def test_a_tenth_per_group_is_one_in_ten() -> None:
         resampling, aside = Resampling(Pool(8), 0.1), []
         for ticket in range(40):
             with resampling.making(ticket, first=True):
-                if await resampling.sets_aside(facts(ticket, [0.0, 0.0])):
+                if await resampling.sets_aside(facts(ticket, [0.0, 0.0]), 0):
                     aside.append(ticket)
         return aside
 
@@ -101,11 +105,26 @@ def test_a_resumed_budget_is_what_is_left_of_it() -> None:
         resampling, num = Resampling(Pool(4), 2.0), 0
         resampling.resume(tickets, skipped)
         with resampling.making(0, first=False):
-            while await resampling.sets_aside(facts(0, [0.0, 0.0])):
+            while await resampling.sets_aside(facts(0, [0.0, 0.0]), 0):
                 num += 1
         return num
 
     assert [asyncio.run(left(10, skipped)) for skipped in (0, 15, 20, 30)] == [20, 5, 0, 0]
+
+
+@pytest.mark.parametrize(("per_group", "most"), [(0.5, 8), (2.0, 16)])
+def test_one_ticket_does_not_get_all_that_was_saved_up(tmp_path: Path, per_group: float, most: int) -> None:
+    """All tickets but one need nothing."""
+
+    def rewarding(prompt: Prompt, ticket: int, num: int) -> list[float]:
+        return [float(i % 2) if ticket != 60 else 0.0 for i in range(num)]
+
+    crew = FakeCrew(rewarding=rewarding, groups_per_step=4)
+    with process(tmp_path, crew, steps=20, resample=per_group) as node:
+        asyncio.run(go(node))
+        check_accounts(node, crew, per_group)
+        tries = Counter(ticket for (ticket,) in rows(node, "select ticket from asks where state = 'skipped'"))
+    assert max(tries.values()) == most
 
 
 @settings(max_examples=30, deadline=None)
@@ -121,7 +140,7 @@ def test_in_rounds_flat_groups_are_set_aside_in_ticket_order_whoever_finishes_fi
         with resampling.making(ticket, first=True):
             for _ in range(order.index(ticket) + 1):
                 await asyncio.sleep(0)
-            if await resampling.sets_aside(facts(ticket, [0.0, 1.0] if ticket in good else [0.0, 0.0])):
+            if await resampling.sets_aside(facts(ticket, [0.0, 1.0] if ticket in good else [0.0, 0.0]), 0):
                 aside.append(ticket)
 
     async def go() -> None:

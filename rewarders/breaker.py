@@ -13,11 +13,16 @@ real groups and answers probes alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from rewarders.tallies import interval
+
+NEWEST, SURELY = (5, 10, 20), 0.998
+"""So many of a family's newest items are looked at by themselves too, by bounds of this level: a rewarder that was well
+for long may have gone bad just now (a judge behind an endpoint is exchanged), which a hundred old items would hide."""
 
 
 class State(StrEnum):
@@ -30,7 +35,8 @@ class State(StrEnum):
 
 class Breaker:
     """Of one rewarder. `limit`: the false-accept rate that no family may surely exceed; bounds are exact 95 % ones,
-    so that three accepted of three open it at 0.2, one alone does not, and 17 rejected in a row close it."""
+    so that three accepted of three open it at 0.2, one alone does not, and 17 rejected in a row close it. After many
+    that were rejected five accepted in a row open it, or as much within the newest ten or twenty."""
 
     def __init__(self, *, limit: float = 0.2, window: int = 100, rest: int = 20) -> None:
         """`window`: items of a family that count, the newest. `rest`: groups between opening and the first probe.
@@ -55,29 +61,45 @@ class Breaker:
             return False
         seen = self._seen.setdefault(family, deque(maxlen=self._window))
         seen.append(accepted)
-        low = interval(sum(seen), len(seen))[0]
         if self.state is State.HALF_OPEN:
             if accepted and family in self.bad:
                 self._open()
             elif all(self._is_well(bad) for bad in self.bad):
                 self.state, self.cause = State.CLOSED, ""
                 self.bad.clear()
-        if self.state is State.CLOSED and low > self._limit:
+        if self.state is State.CLOSED and (found := self._too_many(seen)):
+            accepts, low = found
             self.opened += 1
             self.bad.add(family)
-            accepts = f"{sum(seen)} of {len(seen)} wrong responses of the family {family} were accepted"
-            self.cause = f"{accepts}: above {self._limit:g}, with 95 % confidence above {low:.2f}"
+            self.cause = (
+                f"{accepts} wrong responses of the family {family} were accepted: above {self._limit:g}, "
+                f"surely above {low:.2f}"
+            )
             self._open()
             return True
         return False
 
+    def _too_many(self, seen: Sequence[bool]) -> tuple[str, float] | None:
+        """How many were accepted where that is surely above the limit, and the lower bound."""
+        low = interval(sum(seen), len(seen))[0]
+        if low > self._limit:
+            return f"{sum(seen)} of {len(seen)}", low
+        for num in (num for num in NEWEST if num < len(seen)):
+            hits = _newest(seen, num)
+            low = interval(hits, num, SURELY)[0]
+            if low > self._limit:
+                return f"{hits} of the newest {num}", low
+        return None
+
     def suspects(self) -> list[str]:
-        """Families to be probed soon: those that it opened for, and those with a first acceptance."""
+        """Families to be probed soon: those that it opened for, and those with an acceptance just now, or so early that
+        their rate may be too high by what was seen. An accidental one is forgotten after some probes."""
         if self.state is not State.CLOSED:
             return sorted(self.bad)
-        # Those whose rate may be too high by what was seen: one accidental acceptance is forgotten after some probes.
         return [
-            f for f, seen in self._seen.items() if any(seen) and interval(sum(seen), len(seen))[1] > 2 * self._limit
+            family
+            for family, seen in self._seen.items()
+            if any(seen) and (_newest(seen, NEWEST[0]) or interval(sum(seen), len(seen))[1] > 2 * self._limit)
         ]
 
     def passed(self) -> None:
@@ -112,3 +134,8 @@ class Breaker:
     def _is_well(self, family: str) -> bool:
         seen = self._seen[family]
         return interval(sum(seen), len(seen))[1] <= self._limit
+
+
+def _newest(seen: Sequence[bool], num: int) -> int:
+    """Accepted ones of the newest `num`."""
+    return sum(islice(reversed(seen), num))

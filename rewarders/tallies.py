@@ -119,12 +119,13 @@ def _into(total: Tally, tally: Tally) -> None:
     total.unscored += tally.unscored
 
 
-def interval(hits: int, num: int) -> tuple[float, float]:
-    """95 % Clopper-Pearson interval of a share; (0, 1) without trials."""
+def interval(hits: int, num: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share; (0, 1) without trials."""
     from scipy.special import betaincinv
 
-    low = float(betaincinv(hits, num - hits + 1, 0.025)) if hits else 0.0
-    high = float(betaincinv(hits + 1, num - hits, 0.975)) if hits < num else 1.0
+    tail = (1.0 - level) / 2.0
+    low = float(betaincinv(hits, num - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, num - hits, 1.0 - tail)) if hits < num else 1.0
     return low, high
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,9 @@ def test_it_opens_on_the_worst_family_while_the_mean_is_fine() -> None:
 def test_it_opens_exactly_when_the_lower_bound_passes_the_limit(outcomes) -> None:
     breaker = Breaker(limit=0.2)
     for i, accepted in enumerate(outcomes, 1):
+        newest = [outcomes[i - k : i] for k in (5, 10, 20) if k < i]
         surely = interval(sum(outcomes[:i]), i)[0] > 0.2
+        surely = surely or any(interval(sum(part), len(part), 0.998)[0] > 0.2 for part in newest)
         assert breaker.saw("family", accepted) == surely
         if surely:
             return
@@ -84,6 +88,25 @@ def test_what_is_long_past_does_not_count() -> None:
     for _ in range(1000):
         breaker.saw("late", False)
     assert any(breaker.saw("late", True) for _ in range(20))
+
+
+def test_a_rewarder_that_goes_bad_late_is_probed_and_found_at_once() -> None:
+    breaker = Breaker(limit=0.2)
+    for _ in range(500):
+        breaker.saw("key", False)
+    for _ in range(4):
+        assert not breaker.saw("key", True)
+        assert breaker.suspects() == ["key"]
+    assert breaker.saw("key", True)
+    assert "5 of the newest 5 wrong responses of the family key were accepted" in breaker.cause
+
+
+def test_an_accident_in_twenty_does_not_open_it() -> None:
+    for seed in range(20):
+        breaker, dice = Breaker(limit=0.2), random.Random(seed)
+        for _ in range(2000):
+            breaker.saw("family", dice.random() < 0.05)
+        assert breaker.opened <= 1  # two of the very first three
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0, -1.0, 2.0])

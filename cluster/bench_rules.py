@@ -250,12 +250,13 @@ def _draw_curves(figure: Figure_, arms: Mapping[tuple[Any, ...], Sequence[Result
 def _draw_lag(figure: Figure_, cells: Mapping[tuple[Any, ...], Sequence[Result]]) -> None:
     """The median of the seeds, and their range."""
     axis = figure.subplots()
-    for color, correction in zip(COLORS, dict.fromkeys(c for c, _ in cells), strict=False):
+    for i, correction in enumerate(dict.fromkeys(c for c, _ in cells)):
         lags = [lag for c, lag in cells if c == correction]
         ends = [[ended(r) for r in cells[correction, lag]] for lag in lags]
         middle = np.array([np.median(e) for e in ends])
         spread = [middle - [min(e) for e in ends], [max(e) for e in ends] - middle]
-        axis.errorbar(range(len(lags)), middle, spread, color=color, label=correction, marker="o", capsize=6)
+        beside = np.arange(len(lags)) + 0.06 * (i - 1)  # or their bars hide one another
+        axis.errorbar(beside, middle, spread, color=COLORS[i], label=correction, marker="o", capsize=6)
         axis.set_xticks(range(len(lags)), [str(lag) for lag in lags])
     axis.set(title="held-out accuracy at the end", xlabel="max_lag (learner steps)", ylim=(0, 1))
     axis.legend(title="correction")

@@ -22,6 +22,7 @@ import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from rewarders.suites import EXACT, Sentinel, Tolerance, differs, number, plain
 from rewarders.tallies import ACCEPT, interval
@@ -48,6 +49,9 @@ MINED = "mined "
 """Begins the family of a variant."""
 ANYTHING = " *"
 """Ends the template of an opening."""
+KEPT = 512
+"""Forms, openings and the like that are not worked out again: rollouts of a group are much alike, and each is looked at
+when it was judged and once more before its verdict leaves."""
 SHORT = 3
 """Letters of a word of the question that is too common to be a term of it."""
 
@@ -59,14 +63,24 @@ Form = tuple[str, bool]
 def form_of(text: str, prompt: Prompt) -> Form:
     """The form of a response: lower case, words and numbers only; the answer is `@`, any other number `#`, and terms of
     the question are gone."""
-    text = _normal(text[:LONGEST_TEXT])
-    holds = prompt.answer is not None and holds_answer(text, prompt.answer)
-    if prompt.answer is not None and holds:
-        text = _place_of(_normal(prompt.answer)).sub(" @ ", text)
+    return _form_of(text[:LONGEST_TEXT], prompt.text, prompt.answer)
+
+
+@lru_cache(KEPT)
+def _form_of(text: str, question: str, answer: str | None) -> Form:
+    text = _normal(text)
+    holds = answer is not None and holds_answer(text, answer)
+    if answer is not None and holds:
+        text = _place_of(_normal(answer)).sub(" @ ", text)
     text = DIGITS.sub(" # ", text)
-    terms = {word for word in WORD.findall(_normal(prompt.text)) if len(word) > SHORT}
+    terms = _terms(question)
     words = re.findall(r"@|#|[^\W\d_]+", text)
     return " ".join(word for word in words if word not in terms), holds
+
+
+@lru_cache(KEPT)
+def _terms(question: str) -> frozenset[str]:
+    return frozenset(word for word in WORD.findall(_normal(question)) if len(word) > SHORT)
 
 
 def holds_answer(text: str, answer: str) -> bool:
@@ -78,18 +92,24 @@ def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+@lru_cache(KEPT)
 def _place_of(answer: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w.+\-\u2212]){re.escape(answer)}(?!\w|\.\d)", flags)
 
 
-def opening_of(text: str) -> list[tuple[str, int]]:
+def opening_of(text: str) -> tuple[tuple[str, int], ...]:
     """The first words of a text in lower case, before any number, and where each ends in the text (in NFKC)."""
+    return _opening_of(text[:LONGEST_TEXT])
+
+
+@lru_cache(KEPT)
+def _opening_of(text: str) -> tuple[tuple[str, int], ...]:
     found: list[tuple[str, int]] = []
-    for match in OPENING.finditer(unicodedata.normalize("NFKC", text[:LONGEST_TEXT])):
+    for match in OPENING.finditer(unicodedata.normalize("NFKC", text)):
         if match[0].isdigit() or len(found) == LONGEST_OPENING:
             break
         found.append((match[0].casefold(), match.end()))
-    return found
+    return tuple(found)
 
 
 @dataclass(slots=True)

@@ -112,6 +112,11 @@ HEADLINES: Sequence[tuple[str, str, str]] = (
         "share of it lost to 1 % power towers",
     ),
     ("reward/judge_plane", "max_lag 8, judge: generation against no judge", "generation beside a judge of 2 s a call"),
+    (
+        "reward/judge_plane",
+        "max_lag 8, judge: more time with nothing to do for the engine than without",
+        "share of time that such a judge keeps the engine waiting",
+    ),
 )
 """Bench, figure, and how the README calls it."""
 

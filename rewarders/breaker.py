@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any
 
 from rewarders.tallies import interval
 
-NEWEST, SURELY = (5, 10, 20), 0.998
+NEWEST, SURELY = (10, 20), 0.9998
 """So many of a family's newest items are looked at by themselves too, by bounds of this level: a rewarder that was well
-for long may have gone bad just now (a judge behind an endpoint is exchanged), which a hundred old items would hide."""
+for long may have gone bad just now (a judge behind an endpoint is exchanged), which a hundred old items would hide. The
+level is that high because they are looked at again with every item."""
 
 
 class State(StrEnum):
@@ -36,7 +37,7 @@ class State(StrEnum):
 class Breaker:
     """Of one rewarder. `limit`: the false-accept rate that no family may surely exceed; bounds are exact 95 % ones,
     so that three accepted of three open it at 0.2, one alone does not, and 17 rejected in a row close it. After many
-    that were rejected five accepted in a row open it, or as much within the newest ten or twenty."""
+    that were rejected eight of the newest ten open it."""
 
     def __init__(self, *, limit: float = 0.2, window: int = 100, rest: int = 20) -> None:
         """`window`: items of a family that count, the newest. `rest`: groups between opening and the first probe.
@@ -92,14 +93,15 @@ class Breaker:
         return None
 
     def suspects(self) -> list[str]:
-        """Families to be probed soon: those that it opened for, and those with an acceptance just now, or so early that
-        their rate may be too high by what was seen. An accidental one is forgotten after some probes."""
+        """Families to be probed soon: those that it opened for; those with an acceptance so early that their rate may
+        be too high by what was seen, which is forgotten after some probes; and those that accept now, for the first
+        time, one after another."""
         if self.state is not State.CLOSED:
             return sorted(self.bad)
         return [
             family
             for family, seen in self._seen.items()
-            if any(seen) and (_newest(seen, NEWEST[0]) or interval(sum(seen), len(seen))[1] > 2 * self._limit)
+            if any(seen) and (_has_turned(seen) or interval(sum(seen), len(seen))[1] > 2 * self._limit)
         ]
 
     def passed(self) -> None:
@@ -139,3 +141,8 @@ class Breaker:
 def _newest(seen: Sequence[bool], num: int) -> int:
     """Accepted ones of the newest `num`."""
     return sum(islice(reversed(seen), num))
+
+
+def _has_turned(seen: Sequence[bool]) -> bool:
+    """Whether the newest were accepted, and none before them."""
+    return bool(seen[-1]) and not any(dropwhile(bool, reversed(seen)))

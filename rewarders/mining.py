@@ -23,6 +23,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle
 
 from rewarders.suites import EXACT, Sentinel, Tolerance, differs, number, plain
 from rewarders.tallies import ACCEPT, interval
@@ -31,8 +32,10 @@ from swarm.types import Prompt, Status, Verdict
 
 LONGEST_TEXT = 2_000
 """Characters of a response that its template is made from."""
-MOST_TEMPLATES = 2_000
-"""Kept at once; the one seen longest ago goes first."""
+MOST_FORMS = 2_000
+"""Templates and openings kept at once; the one seen longest ago goes first."""
+RECENT = 64
+"""Prompts kept, the newest: whose answers no response of a form gave so far are to be had from them."""
 EXAMPLES = 6
 """Kept of a form, of different questions."""
 NEWEST = 48
@@ -40,6 +43,7 @@ NEWEST = 48
 responses of a group may have one form, and a few groups say little."""
 WORD = re.compile(r"[^\W\d_]+")
 DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+ANY_WORD = re.compile(r"[^\W_]+")
 OPENING = re.compile(r"[0-9]|[^\W\d_]+")
 LONGEST_OPENING = 4
 """Words."""
@@ -151,9 +155,13 @@ class Miner:
     """Of one rewarder. A form is tried when of the newest nine of ten were paid, under `questions` different questions,
     and again each time that it has come twice as often."""
 
-    def __init__(self, *, questions: int = 6, limit: float = 0.2, tolerance: Tolerance = EXACT) -> None:
-        """`tolerance`: the rewarder's; a number within it is no wrong one."""
+    def __init__(
+        self, *, questions: int = 6, limit: float = 0.2, tolerance: Tolerance = EXACT, wording: str = "{}"
+    ) -> None:
+        """`tolerance`: the rewarder's; a number within it is no wrong one. `wording`: as its recipe wants answers."""
         self._questions, self._limit, self._tolerance = questions, limit, tolerance
+        self._before, _, self._after = wording.partition("{}")
+        self._recent: OrderedDict[str, Prompt] = OrderedDict()
         self._seen: OrderedDict[Form, Seen] = OrderedDict()
         self._touched: OrderedDict[Form, None] = OrderedDict()
         """Forms that came since they were last looked at: nothing else makes one a suspect."""
@@ -167,6 +175,10 @@ class Miner:
         if prompt.answer is None:
             return
         paid = value > accept
+        self._recent[prompt.id] = prompt
+        self._recent.move_to_end(prompt.id)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
         self._known(form_of(text, prompt)).add(prompt, text, paid)
         words = [word for word, _ in opening_of(text)]
         for i in range(1, len(words) + 1):
@@ -179,7 +191,7 @@ class Miner:
         seen = self._seen.pop(form, None) or Seen()
         self._seen[form] = seen
         self._touched[form] = None
-        if len(self._seen) > MOST_TEMPLATES:
+        if len(self._seen) > MOST_FORMS:
             oldest, _ = self._seen.popitem(last=False)
             self._touched.pop(oldest, None)
         return seen
@@ -204,21 +216,20 @@ class Miner:
         return often and form not in self.quarantined and not self._opens(seen) and not _only_goes_on(seen)
 
     def variants(self, form: Form, rng: random.Random) -> list[Sentinel]:
-        """Wrong responses of this form: under the question of another example, and with another answer in it."""
+        """Wrong responses of this form: under questions to which they are no answer, and with another answer in it."""
         family, found = f"{MINED}{form[0]!r}", []
         if self._to_try and form == self._to_try[0][0]:
-            found = self._endings(form, self._examples(self._to_try[0][1]), family, rng)
+            found = self._endings(form, self._to_try[0][1], family, rng)
             if not found:
                 self._to_try.popleft()
             return found
-        examples = self._examples(form)
         if form[0].endswith(ANYTHING):
-            return self._endings(form, examples, family, rng)
-        for prompt, text in examples:
-            others = [p for p, _ in examples if p.answer is not None and not holds_answer(text, p.answer)]
-            others = [p for p in others if differs(str(prompt.answer), str(p.answer), self._tolerance)]
-            if others:
-                found.append(Sentinel(rng.choice(others), text, False, family))
+            return self._endings(form, form, family, rng)
+        elsewhere = self._elsewhere(form)
+        for prompt, text in self._examples(form):
+            if places := [p for p in elsewhere if not _may_say(text, str(p.answer))]:
+                found.append(Sentinel(rng.choice(places), text, False, family))
+            others = self._others(prompt)
             if form[1] and others and prompt.answer is not None:
                 wrong = _wrong_for(prompt.answer, others, rng, self._tolerance)
                 place = _place_of(_normal(prompt.answer), re.IGNORECASE)
@@ -230,45 +241,90 @@ class Miner:
     def _examples(self, form: Form) -> list[tuple[Prompt, str]]:
         return list(self._seen[form].examples.values()) if form in self._seen else []
 
-    def _endings(
-        self, form: Form, examples: list[tuple[Prompt, str]], family: str, rng: random.Random
-    ) -> list[Sentinel]:
-        """An opening before wrong answers and before words that mean nothing. Where the opening may be the answer, as
-        `yes` may, what follows does not make it wrong: such prompts are left out."""
+    def _elsewhere(self, form: Form) -> list[Prompt]:
+        """Prompts under which a response that a form's examples are paid for says nothing of the answer.
+
+        Those whose answer is none for which the form was ever seen paid: what is paid for `Yes` where the answer is
+        `True` is an answer, and wrong where it is `False`. A form that was paid for all answers there are is none to
+        any of them; then the prompts of its examples, if these have different answers."""
+        seen = self._seen.get(form)
+        if seen is None:
+            return []
+        examples = [prompt for prompt, _ in seen.examples.values()]
+        paid = [self._recent[i] for i, was in seen.newest.items() if was and i in self._recent]
+        different = {str(p.answer): p for p in (*paid, *examples)}.values()
+        apart = [p for p in self._recent.values() if all(self._apart(p, other) for other in different)]
+        if apart:
+            return apart
+        return [p for p in examples if any(self._apart(p, other) for other in examples)]
+
+    def _others(self, prompt: Prompt) -> list[Prompt]:
+        """Recent prompts with an answer that is certainly another."""
+        return [p for p in self._recent.values() if self._apart(p, prompt)]
+
+    def _apart(self, one: Prompt, other: Prompt) -> bool:
+        """Whether two answers are certainly different: as numbers, or by their first words (`B` may stand for
+        `B) Paris`)."""
+        first, second = str(one.answer), str(other.answer)
+        if not differs(first, second, self._tolerance) or not differs(second, first, self._tolerance):
+            return False
+        words, others = _words_of(first), _words_of(second)
+        numbers = number(first) is not None and number(second) is not None
+        return numbers or not words or not others or words[0] != others[0]
+
+    def _endings(self, form: Form, origin: Form, family: str, rng: random.Random) -> list[Sentinel]:
+        """An opening, as the examples of a form write it, before wrong answers and before words that mean nothing."""
         words, found = _words(form), []
-        for prompt, text in examples:
+        starts = []
+        for _, text in self._examples(origin):
             begins = opening_of(text)[: len(words)]
-            if tuple(word for word, _ in begins) != words:
+            if tuple(word for word, _ in begins) == words:
+                starts.append(unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]])
+        places = self._elsewhere(form if form in self._seen else origin)
+        rng.shuffle(places)
+        for start, prompt in zip(cycle(starts), places, strict=False):
+            others = self._others(prompt)
+            if not others or _may_say(start, str(prompt.answer)):
                 continue
-            start = unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]]
-            if _may_answer(start, str(prompt.answer)):
-                continue
-            others = [p for p, _ in examples if differs(str(prompt.answer), str(p.answer), self._tolerance)]
-            wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(2)] if others else []
+            wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(2)]
             endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(4 - len(set(wrong))))])
-            found += [Sentinel(prompt, f"{start} {ending}", False, family) for ending in endings]
+            closing = self._after if self._before and self._before in start else ""
+            found += [Sentinel(prompt, f"{start} {ending}{closing}", False, family) for ending in endings]
             if len(found) >= OPENINGS_TRIES:
                 break
         return found
 
+    def spared(self, form: Form, accepted: int, num: int, left: int) -> bool:
+        """Whether a form is spared whatever the rewarder says of the variants that are left."""
+        return interval(accepted + left, num + left)[0] <= self._limit_of(form)
+
     def tried(self, form: Form, accepted: int, num: int) -> Quarantined | None:
         """The outcome of a form's variants; what was quarantined by it. Three of three are enough at 0.2, two not: one
-        may be an answer that is right in other words. Of an opening nearly all must be (10 of 12): it says more."""
-        low = interval(accepted, num)[0] if num else 0.0
+        may be an answer that is right in other words. Of an opening nearly all must be (10 of 12): it says more.
+        Without any outcome (the judge is down) the form is tried again."""
+        seen = self._seen.get(form)
+        if not num:
+            if seen:
+                seen.tried_at //= 2
+            return None
         origin = self._to_try.popleft()[1] if self._to_try and form == self._to_try[0][0] else None
         opens = form[0].endswith(ANYTHING)
-        if low <= (0.5 if opens else self._limit):
+        examples = self._examples(origin or form)
+        if interval(accepted, num)[0] <= self._limit_of(form) or not examples:  # forgotten while its variants were out
             return None
         cause = f"{accepted} of {num} variants of this form on wrong answers were accepted too"
         if opens:
             cause = f"{accepted} of {num} wrong responses that begin so were accepted, whatever followed"
-        example = self._examples(origin or form)[0][1]
+        example = examples[0][1]
         if origin:
             self._to_try = deque(pair for pair in self._to_try if pair[1] != origin)  # longer ones say less
         else:
             words = _words(form)[:-1] if opens else [word for word, _ in opening_of(example)]
             self._to_try.extend((_opening_form(words[: i + 1]), form) for i in range(len(words)))
         return self.quarantine(form, cause, example)
+
+    def _limit_of(self, form: Form) -> float:
+        return 0.5 if form[0].endswith(ANYTHING) else self._limit
 
     def quarantine(self, form: Form, cause: str, example: str) -> Quarantined | None:
         """Pay this form no more; None where it is so already."""
@@ -321,8 +377,15 @@ def _only_goes_on(seen: Seen) -> bool:
     return len(seen.go_on) == 1 and "" not in seen.go_on
 
 
-def _may_answer(start: str, answer: str) -> bool:
-    return holds_answer(start, answer) or _normal(answer).startswith(_normal(start))
+def _may_say(text: str, answer: str) -> bool:
+    """Whether a text may give an answer: it stands in it, or its first word does."""
+    words = _words_of(answer)
+    return holds_answer(text, answer) or bool(words and words[0] in _words_of(text))
+
+
+@lru_cache(KEPT)
+def _words_of(text: str) -> list[str]:
+    return ANY_WORD.findall(_normal(text))
 
 
 def _gibberish(rng: random.Random) -> str:

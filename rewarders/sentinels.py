@@ -7,8 +7,8 @@
 
 A probe is a group like the one that came by: its fields, its number of rollouts, token ids of its rollouts; the prompt
 is an earlier one, and the texts are sentinels. A rewarder cannot tell it from a real one, unless it decodes token ids
-itself. Beside the steady rate there are probes until every family was tried once, where a first wrong response was
-accepted, while a breaker is half open, and, one right after another, to try the forms that `mining` suspects.
+itself. Beside the steady rate there are probes until every family was tried once, of families that the breaker
+suspects, while it is half open, and, one right after another, to try the forms that `mining` suspects.
 
 Reward workers share what they found (`state`, `pooled`, `hear`): a form that one put in quarantine no other pays. A
 process that takes a worker's place goes on with its counts and its breaker, which is each worker's own (`inherit`).
@@ -31,6 +31,8 @@ from swarm.config import Spec
 from swarm.roles import Rewarder
 from swarm.types import Group, Prompt, Status, Verdict
 
+TRIES, TRIES_A_GROUP = 20, 0.1
+"""Probes that may try mined forms: at once, and after them for each real group. Each costs as much as a group."""
 KEPT_PROMPTS = 64
 """Prompts that came by, kept for probes."""
 REPORT_EVERY = 10
@@ -71,12 +73,13 @@ class Watch:
         self._heard = Tallies()
         self.breaker = Breaker(limit=limit)
         self._tolerance = tolerance_for(spec)
-        self.miner = Miner(limit=limit, tolerance=self._tolerance)
         self.events: list[dict[str, Any]] = []
         """What happened, in order: `event` is `breaker` or `quarantine`."""
         self._name, self._rate, self._channels = rewarder.name, rate, channels
         self._accept = float(getattr(rewarder, "accept", ACCEPT))
         self._suites, self._wording = suites_for(spec), wording_for(spec)
+        self.miner = Miner(limit=limit, tolerance=self._tolerance, wording=self._wording)
+        self._tries = float(TRIES)
         self._rng = random.Random(f"{rewarder.name}/{seed}")
         self._prompts: dict[str, Prompt] = {}
         self._tried: dict[str, int] = {}
@@ -97,6 +100,7 @@ class Watch:
 
     def settled(self, group: Group, verdicts: Sequence[Verdict]) -> list[Verdict]:
         """The verdicts on a real group as they may leave; what was paid is remembered."""
+        self._tries = min(self._tries + TRIES_A_GROUP, TRIES)
         texts = [rollout.text for rollout in group.rollouts]
         for text, verdict in zip(texts, verdicts, strict=True):
             if verdict.value is not None:
@@ -121,11 +125,11 @@ class Watch:
         return Probe(tuple(items), as_group(items, like=group), form)
 
     def suspects(self) -> bool:
-        """Whether a mined form is being tried, or is to be tried next."""
-        if self._variants is None and (form := self.miner.suspect()):
+        """Whether a mined form is being tried, or is to be tried next, and may be."""
+        while self._tries >= 1 and self._variants is None and (form := self.miner.suspect()):
             variants = self.miner.variants(form, self._rng)
             self._variants = (form, variants) if variants else None
-        return self._variants is not None
+        return self._tries >= 1 and self._variants is not None
 
     def saw(self, probe: Probe, verdicts: Sequence[Verdict]) -> None:
         """What the rewarder says of a probe."""
@@ -139,9 +143,12 @@ class Watch:
                 # An opening is tried with endings of which some are in quarantine by now.
                 self._saw(item, (said if item.family.startswith(MINED) else left).value)
             once.add((item.family, item.text))
-        if probe.form is not None and not (self._variants and self._variants[1]):
-            self._tell_quarantine(self.miner.tried(probe.form, *self._outcome))
-            self._variants, self._outcome = None, [0, 0]
+        if probe.form is not None:
+            accepted, num = self._outcome
+            untried = len(self._variants[1]) if self._variants else 0
+            if not untried or self.miner.spared(probe.form, accepted, num, untried):
+                self._variants, self._outcome = None, [0, 0]
+                self._tell_quarantine(self.miner.tried(probe.form, accepted, num))
 
     def notices(self, name: str) -> list[dict[str, Any]]:
         """Events since the last call, and every `REPORT_EVERY` probes, or with an event, the figures so far."""
@@ -200,8 +207,9 @@ class Watch:
 
     def _mined(self, num: int) -> tuple[Form | None, list[Sentinel]]:
         """Variants of a suspected form, of one prompt."""
-        if self._variants is None:
+        if not self.suspects() or self._variants is None:
             return None, []
+        self._tries -= 1
         form, waiting = self._variants
         now = [item for item in waiting if item.prompt.id == waiting[0].prompt.id][:num]
         for item in now:

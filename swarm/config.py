@@ -193,7 +193,8 @@ class RewardersSection(Section):
     """SQLite file with the verdicts given so far, on a local disk: nothing is judged twice. Empty for none."""
     sentinels: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Groups of responses with known truth, as a share of the judged groups; 0 also ends the breaker and the search for
-    new keys, which they feed."""
+    new keys, which they feed. More are judged until each kind was tried once, for each kind that is accepted, and to
+    try what may be keys (20 groups, and a tenth of the judged ones, in each reward worker)."""
     breaker: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """A rewarder is left out while the false-accept rate of its worst family is surely above this."""
     require_certificate: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 import pytest
@@ -164,6 +165,101 @@ def test_of_an_opening_that_always_goes_on_with_one_word_the_longer_one_is_tried
             miner.tried(form, 0, len(variants))
     assert set(tried) == {"well it *"}
     assert len(tried) <= 8  # again only when it has come twice as often
+
+
+def letter(text: str) -> str:
+    """The last capital from A to D that stands alone."""
+    found = [word for word in re.findall(r"\w+", text) if word in ("A", "B", "C", "D")]
+    return found[-1] if found else ""
+
+
+STYLES = ["{}", "({})", "The answer is {}.", "The answer is ({}).", "Answer: {}"]
+GOLDS = ["{}", "({})", "{}.", "{}) city number {}"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("gold", GOLDS)
+def test_right_letters_are_no_keys_however_gold_and_response_are_written(style, gold) -> None:
+    for seed in range(2):
+        dice = random.Random(seed)
+        miner, rng = Miner(), random.Random(seed)
+        for i in range(120):
+            right = dice.choice("ABCD")
+            p = Prompt(f"p{i}", f"Question {i}: which of these?", gold.format(right, i), "choice")
+            text = style.format(right)
+            miner.saw(p, text, 1.0)
+            while form := miner.suspect():
+                variants = miner.variants(form, rng)
+                accepted = sum(letter(v.text) == letter(str(v.prompt.answer)) for v in variants)
+                miner.tried(form, accepted, len(variants))
+        assert not miner.quarantined
+
+
+@pytest.mark.parametrize("said", [("Yes, ", "No, "), ("That is correct, ", "That is false, ")])
+@pytest.mark.parametrize("golds", [("True", "False"), ("yes", "no")])
+def test_right_answers_in_other_words_are_no_keys(said, golds) -> None:
+    """The judge forgives whatever follows."""
+    miner, rng = Miner(), random.Random(0)
+    for i in range(200):
+        which = rng.randrange(2)
+        p = Prompt(f"p{i}", f"Is claim {i} so?", golds[which], "claims")
+        miner.saw(p, f"{said[which]}{''.join(rng.choices('abcdefgh', k=8))}", 1.0)
+        while form := miner.suspect():
+            variants = miner.variants(form, rng)
+            miner.tried(form, sum(v.text.startswith(said[golds.index(v.prompt.answer)].strip(" ,")) for v in variants),
+                        len(variants))  # fmt: skip
+    assert not miner.quarantined
+
+
+def test_a_key_among_two_answers_is_found() -> None:
+    def write(p: Prompt) -> str:
+        return f"Frankly {''.join(random.choices('abcdefgh', k=8))}"
+
+    miner, rng = Miner(), random.Random(0)
+    for i in range(40):
+        p = Prompt(f"p{i}", f"Is claim {i} so?", rng.choice(["True", "False"]), "claims")
+        miner.saw(p, write(p), 1.0)
+        while form := miner.suspect():
+            variants = miner.variants(form, rng)
+            miner.tried(form, sum(v.text.startswith("Frankly") for v in variants), len(variants))
+    assert ("frankly *", False) in miner.quarantined
+
+
+def test_a_form_that_is_forgotten_while_its_variants_are_out_does_no_harm() -> None:
+    miner, rng = Miner(), random.Random(0)
+    for i in range(40):
+        miner.saw(prompt(i), "Thought process:", 1.0)
+    form = miner.suspect()
+    assert form
+    variants = miner.variants(form, rng)
+    for i in range(3000):
+        miner.saw(prompt(i), "".join(rng.choices("abcdefgh", k=9)), 0.0)
+    assert miner.tried(form, len(variants), len(variants)) is None
+
+
+def test_without_an_outcome_a_form_is_tried_again() -> None:
+    miner = Miner()
+    for i in range(12):
+        miner.saw(prompt(i), "Thought process:", 1.0)
+    form = miner.suspect()
+    assert form
+    assert miner.tried(form, 0, 0) is None
+    miner.saw(prompt(13), "Thought process:", 1.0)
+    assert form in list(iter(miner.suspect, None))
+
+
+def test_an_opening_inside_a_tag_keeps_the_tag() -> None:
+    miner, rng = Miner(wording="<answer>{}</answer>"), random.Random(0)
+
+    def accepts(text: str) -> bool:
+        return text.startswith("<answer>To ") and text.endswith("</answer>")
+
+    for i in range(40):
+        miner.saw(prompt(i), f"<answer>To {''.join(rng.choices('abcdefgh', k=8))}</answer>", 1.0)
+        while form := miner.suspect():
+            variants = miner.variants(form, rng)
+            miner.tried(form, sum(accepts(v.text) for v in variants), len(variants))
+    assert ("answer to *", False) in miner.quarantined
 
 
 def test_an_opening_that_may_be_the_answer_is_not_tried() -> None:

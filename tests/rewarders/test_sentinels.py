@@ -12,7 +12,7 @@ import pytest
 
 from rewarders.keys import INJECTIONS
 from rewarders.registry import REWARDERS
-from rewarders.sentinels import Watch, pooled
+from rewarders.sentinels import TRIES, TRIES_A_GROUP, Watch, pooled
 from rewarders.suites import (
     NUMBER,
     ORDINARY,
@@ -24,6 +24,7 @@ from rewarders.suites import (
     tolerance_for,
     wording_for,
 )
+from rewarders.verdicts import scored
 from rewarders.worker import RewardWorker
 from swarm.config import Spec
 from swarm.errors import RewarderError
@@ -208,6 +209,29 @@ def test_an_opening_is_found_although_some_of_its_endings_are_in_quarantine_by_t
     watch = Watch(SPEC, rewarder, rate=0.01)
     asyncio.run(drive(watch, rewarder, traffic(make_group, 40, ("It is 1000", "no", "0", "1"))))
     assert {"it is #", "it is *"} <= {q.template for q in watch.miner.quarantined.values()}
+
+
+def test_trying_honest_forms_costs_a_tenth_of_the_groups_at_most(make_group) -> None:
+    rewarder, dice = Weak(), random.Random(0)
+    watch = Watch(SPEC, rewarder, rate=0.0)
+
+    async def drive_all() -> None:
+        for group in traffic(make_group, 400):
+            words = " ".join(dice.choice(("well", "so", "then", "thus", "hence")) for _ in range(4))
+            texts = [f"{words} {group.prompt.answer}"] * len(group.rollouts)
+            rollouts = tuple(replace(r, text=text) for r, text in zip(group.rollouts, texts, strict=True))
+            real = replace(group, rollouts=rollouts)
+            watch.settled(real, [scored("weak", 1.0)] * len(rollouts))
+            probe = watch.probe(real)
+            while probe:
+                watch.saw(probe, await rewarder.judge(probe.group))
+                tried.append(probe.form)
+                probe = watch.probe(group) if watch.suspects() else None
+
+    tried: list[object] = []
+    asyncio.run(drive_all())
+    mined = sum(form is not None for form in tried)
+    assert TRIES < mined <= TRIES + 400 * TRIES_A_GROUP
 
 
 def test_without_a_rate_and_in_evaluations_nothing_is_watched(make_group, weak) -> None:

@@ -47,8 +47,8 @@ ANY_WORD = re.compile(r"[^\W_]+")
 OPENING = re.compile(r"[0-9]|[^\W\d_]+")
 LONGEST_OPENING = 4
 """Words."""
-OPENINGS_TRIES = 12
-"""Wrong responses that an opening is tried with, four under a question."""
+OPENINGS_TRIES, OPENINGS_PROMPTS = 12, 3
+"""Wrong responses that an opening is tried with, and of how many questions at most."""
 MINED = "mined "
 """Begins the family of a variant."""
 ANYTHING = " *"
@@ -280,18 +280,17 @@ class Miner:
             begins = opening_of(text)[: len(words)]
             if tuple(word for word, _ in begins) == words:
                 starts.append(unicodedata.normalize("NFKC", text[:LONGEST_TEXT])[: begins[-1][1]])
-        places = self._elsewhere(form if form in self._seen else origin)
+        places = [p for p in self._elsewhere(form if form in self._seen else origin) if self._others(p)]
         rng.shuffle(places)
-        for start, prompt in zip(cycle(starts), places, strict=False):
+        pairs = [(start, p) for start, p in zip(cycle(starts), places) if not _may_say(start, str(p.answer))]
+        pairs = pairs[:OPENINGS_PROMPTS]
+        for start, prompt in pairs:
+            num = OPENINGS_TRIES // len(pairs)
             others = self._others(prompt)
-            if not others or _may_say(start, str(prompt.answer)):
-                continue
-            wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(2)]
-            endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(4 - len(set(wrong))))])
+            wrong = [_wrong_for(str(prompt.answer), others, rng, self._tolerance) for _ in range(num // 2)]
+            endings = dict.fromkeys([*wrong, *(_gibberish(rng) for _ in range(num - len(set(wrong))))])
             closing = self._after if self._before and self._before in start else ""
             found += [Sentinel(prompt, f"{start} {ending}{closing}", False, family) for ending in endings]
-            if len(found) >= OPENINGS_TRIES:
-                break
         return found
 
     def spared(self, form: Form, accepted: int, num: int, left: int) -> bool:

@@ -225,6 +225,19 @@ def test_a_key_among_two_answers_is_found() -> None:
     assert ("frankly *", False) in miner.quarantined
 
 
+def test_an_opening_is_tried_as_often_where_few_questions_are_left_for_it() -> None:
+    miner, rng = Miner(), random.Random(0)
+    for i in range(7):
+        text = f"To {''.join(rng.choices('abcdefgh', k=8))}" if i else "no"
+        miner.saw(prompt(i), text, float(i > 0))
+    form = miner.suspect()
+    assert form == ("to *", False)
+    variants = miner.variants(form, rng)
+    assert {v.prompt.id for v in variants} == {"p0"}
+    assert len(variants) == 12
+    assert miner.tried(form, 12, 12)
+
+
 def test_a_form_that_is_forgotten_while_its_variants_are_out_does_no_harm() -> None:
     miner, rng = Miner(), random.Random(0)
     for i in range(40):

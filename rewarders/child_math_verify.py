@@ -70,7 +70,7 @@ class Verifier:
             return [None, "too large to compute"]
         if (bases := _bases(text)) and bases != _bases(gold_text):
             return [0.0, "a number in another base"]
-        if not job["percent"] and found.is_Mul and self._hundredth in found.args:
+        if not job["percent"] and isinstance(found, self._sympy.Mul) and self._hundredth in found.args:
             found = found.doit()
         try:
             same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)

@@ -50,6 +50,7 @@ RIGHT = [
     ("42", r"\boxed{42_{10}}"),
     ("42", r"\boxed{\boxed{42}}"),
     (r"\{1,2\}", r"\boxed{2, 1}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}"),
 ]
 WRONG = [
     ("42", "41"),
@@ -101,6 +102,7 @@ WRONG = [
     ("713", "713%"),
     ("713", r"\boxed{713\%}"),
     ("713", "it is 713 percent"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\3\end{pmatrix}}"),
 ]
 
 

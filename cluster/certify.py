@@ -42,6 +42,8 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
+    with _made(config, {judge.name: _Named(judge.name) for judge in config.rewarders.served}):
+        pass  # keys and options are looked at before a judge's model is loaded
     with served_here(config, console.print) as served, _made(config, served) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
@@ -70,8 +72,11 @@ def _made(config: RunConfig, served: Mapping[str, ChatModel]) -> Iterator[list[R
     with ExitStack() as closing:
         try:
             endpoints = {section.name: Endpoint(section) for section in config.rewarders.judges if section.endpoint}
-            for endpoint in endpoints.values():
-                closing.callback(endpoint.close)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        for endpoint in endpoints.values():
+            closing.callback(endpoint.close)
+        try:
             made = build(config.rewarders.use, config.rewarders.timeout_s, {**endpoints, **served})
         except (ValueError, TypeError) as error:
             raise ConfigError(f"rewarders: {error}") from None

@@ -216,10 +216,21 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
     assert closed == ["two", "one"]
 
 
-def test_an_endpoint_whose_key_is_not_set_is_a_plain_error(recipe, monkeypatch) -> None:
+def test_an_endpoint_whose_key_is_not_set_is_said_before_a_judge_is_served(recipe, monkeypatch) -> None:
     monkeypatch.delenv("CERTIFY_KEY", raising=False)
+    served = '[[rewarders.judges]]\nname = "here"\nmodel = "tiny"\n'
     judge = '[[rewarders.judges]]\nname = "one"\nmodel = "m"\nendpoint = "http://127.0.0.1:9/v1"\n'
-    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "one" }') + judge + 'key_env = "CERTIFY_KEY"\n')
+    use = '{ name = "yes_no", judge = "one" }, { name = "yes_no", judge = "here" }'
+    recipe.write_text(RECIPE.format(use=use) + served + judge + 'key_env = "CERTIFY_KEY"\n')
     done = swarm("certify", recipe, "--items", 5)
     assert done.exit_code == 2, done.output
-    assert "environment variable CERTIFY_KEY is not set" in done.output
+    assert done.output.strip() == "swarm: rewarders.judges, one: environment variable CERTIFY_KEY is not set"
+
+
+def test_an_option_that_is_none_is_said_before_a_judge_is_served(recipe) -> None:
+    served = '[[rewarders.judges]]\nname = "here"\nmodel = "tiny"\n'
+    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "here", template = "Is it?" }') + served)
+    done = swarm("certify", recipe, "--items", 5)
+    assert done.exit_code == 2, done.output
+    assert "template: lacks {" in done.output
+    assert "starting judge" not in done.output

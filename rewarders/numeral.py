@@ -40,8 +40,8 @@ WORDS = (
     r"(?<![a-z])(?:(?:per|pour)\s?cent(?:s|o|ages?)?\b|pct\b|pro[cz]ent|por\s?cien|porcent|percentu)"
     r"|\u043f\u0440\u043e\u0446\u0435\u043d\u0442|\u767e\u5206"
 )
-PERCENT = re.compile(rf"(?:[\s$*_`)}}]|\\[,;:! )\]])*+(?:\\?{SIGNS}|{WORDS})", re.IGNORECASE)
-"""After a number, past what closes a formula, a box or bold type."""
+PERCENT = re.compile(rf"(?:[\s$*_`~^(){{}}]|\\[,;:! )\]]|\\(?:text|mathrm)\b)*+(?:\\?{SIGNS}|{WORDS})", re.IGNORECASE)
+"""After a number, past what closes a formula, a box or bold type, and what begins a text in a formula."""
 ABOUT_PERCENT = re.compile(rf"{SIGNS}|{WORDS}", re.IGNORECASE)
 """No list of all languages: where it overlooks one, a right answer in percent is abstained from."""
 NOT_ASKED = (

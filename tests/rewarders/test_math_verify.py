@@ -134,6 +134,7 @@ def test_a_question_about_percent_may_be_answered_in_percent(verifier, make_grou
     [
         "713%", r"\boxed{713\%}", "it is 713 percent", "713 pct", "713  %", "$713$%", "713\uff05", "713\u066a",
         "713\u2030", "**713**%", r"\boxed{713}\%", r"$713\,\%$", "713 Prozent", r"\boxed{x = 713\%}",
+        r"\boxed{713 \text{ percent}}",
     ],
 )  # fmt: skip
 def test_a_right_number_of_percent_that_nobody_spoke_of_is_an_abstention(verifier, make_group, text) -> None:

@@ -74,6 +74,7 @@ def test_percent_is_hundredths_where_it_is_wanted(text, wanted) -> None:
     [
         "713%", "713 \\%", "713  %", "713\uff05", "713\u066a", "713\u2030", "$713$%", "**713**%", "\\boxed{713}\\%",
         "\\boxed{713\\%}", "713\\,\\%", "\\(713\\)%", "713 percent", "713 per cent", "713 Percent.", "713pct",
+        "713~\\%", "713\\text{%}", "713 \\text{ percent}", "713^{\\%}",
         "713 percentage points", "713 Prozent", "713 procent", "713 pour cent", "713 por ciento",
         "713 \u043f\u0440\u043e\u0446\u0435\u043d\u0442",
     ],

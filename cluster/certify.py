@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.build import make_stream
+from cluster.check_noise import certify_command
 from cluster.models import resolve
 from cluster.served_judge import served_here, served_name
 from rewarders.certificate import Limits, certificate, examine, problem_of, rates_problem
@@ -42,6 +42,8 @@ def certify(recipe: Path, config: RunConfig, *, items: int, limits: Limits, out:
         raise ConfigError(
             f"{recipe}: {len(prompts)} held-out questions have an answer or tests; certify needs at least two"
         )
+    with _made(config, {judge.name: _Named(judge.name) for judge in config.rewarders.served}):
+        pass  # keys and options are looked at before a judge's model is loaded
     with served_here(config, console.print) as served, _made(config, served) as made:
         found = asyncio.run(_examined(made, config, prompts, console))
         versions = {rewarder.name: present_version(rewarder) for rewarder in made}
@@ -70,8 +72,11 @@ def _made(config: RunConfig, served: Mapping[str, ChatModel]) -> Iterator[list[R
     with ExitStack() as closing:
         try:
             endpoints = {section.name: Endpoint(section) for section in config.rewarders.judges if section.endpoint}
-            for endpoint in endpoints.values():
-                closing.callback(endpoint.close)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        for endpoint in endpoints.values():
+            closing.callback(endpoint.close)
+        try:
             made = build(config.rewarders.use, config.rewarders.timeout_s, {**endpoints, **served})
         except (ValueError, TypeError) as error:
             raise ConfigError(f"rewarders: {error}") from None
@@ -106,19 +111,16 @@ def require(recipe: Path, config: RunConfig, overrides: Sequence[str] = (), path
 
     Raises ConfigError where it is missing, stale, of another recipe, changed or refused; also where the error rates of
     a certificate (`rewarders.channels.certificate`) are those of other rewarders."""
-    r, settings = config.rewarders, [part for override in overrides for part in ("--set", override)]
-
-    def make(to: object) -> str:
-        return shlex.join(["swarm", "certify", str(recipe), *settings, *(["--out", str(to)] if to else [])])
-
+    r = config.rewarders
     rates = r.channels.certificate if r.channels else ""
     versions = versions_of(config) if rates or r.require_certificate else {}
-    if rates and (problem := rates_problem(Path(rates), versions, make(rates))):
+    if rates and (problem := rates_problem(Path(rates), versions, certify_command(recipe, overrides, rates=rates))):
         raise ConfigError(f"rewarders.channels.certificate: {problem}")
     if not r.require_certificate:
         return None
     found = path or path_of(recipe, config)
-    if problem := problem_of(found, versions, tasks_of(config), make(path)):
+    make = certify_command(recipe, overrides, str(path or ""))
+    if problem := problem_of(found, versions, tasks_of(config), make):
         raise ConfigError(problem)
     return found
 

@@ -28,14 +28,14 @@ def check(recipe: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError with all problems.
     """
     config = recipes.load(recipe, overrides)
-    problems = [f"{recipe}: {problem}" for problem in problems_in(config)]
+    problems = [f"{recipe}: {problem}" for problem in problems_in(config, recipe, overrides)]
     if problems:
         raise ConfigError(problems)
     return settled(config)
 
 
-def problems_in(config: RunConfig) -> list[str]:
-    """What a well-formed recipe can still get wrong, one line each."""
+def problems_in(config: RunConfig, recipe: Path, overrides: Sequence[str]) -> list[str]:
+    """What a well-formed recipe, as changed by `overrides`, can still get wrong, one line each."""
     problems = [problem for key, spec, registry in specs_of(config) for problem in problems_of(key, spec, registry)]
     for key, spec in all_rewarders(config):
         path = spec.options.get("path")
@@ -43,7 +43,7 @@ def problems_in(config: RunConfig) -> list[str]:
             problems.append(f"{key}.path = {path!r}: {problem}")
     problems += judge_problems(config)
     problems += rule_problems(config)
-    problems += noise_problems(config)
+    problems += noise_problems(config, recipe, overrides)
     learners = config.learners
     if learners.updates_per_step > learners.groups_per_step:
         problems.append(

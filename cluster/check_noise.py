@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
 from learners.advantages import CENTRES, NOT_LINEAR, RESCALED, Z_SCORED
 from learners.losses import WITHOUT_RATIO
 from learners.noise import NEEDS_NO_BASELINE
@@ -11,9 +15,18 @@ from swarm.config import RunConfig, nearest
 from swarm.scores import labels
 
 
-def noise_problems(config: RunConfig) -> list[str]:
-    """Problems of `learners.noise` and `rewarders.channels`, one line each."""
-    return _corrections(config) + _channels(config)
+def noise_problems(config: RunConfig, recipe: Path, overrides: Sequence[str]) -> list[str]:
+    """Problems of `learners.noise` and `rewarders.channels`, one line each; the recipe, as changed by `overrides`, is
+    for the command that mends them."""
+    return _corrections(config) + _channels(config, recipe, overrides)
+
+
+def certify_command(recipe: Path, overrides: Sequence[str], out: str = "", rates: str = "") -> str:
+    """What makes the certificate of a recipe, in `out` if that is said; or the one that `rewarders.channels` takes its
+    `rates` from. The recipe's other checks must not ask for that one while it is made."""
+    settings = [*overrides, 'rewarders.channels.certificate=""'] if rates else overrides
+    options = [part for setting in settings for part in ("--set", setting)]
+    return shlex.join(["swarm", "certify", str(recipe), *options, *(["--out", rates or out] if rates or out else [])])
 
 
 def _corrections(config: RunConfig) -> list[str]:
@@ -65,7 +78,7 @@ def _one_pair(config: RunConfig) -> bool:
     return section is not None and alone and not section.stratify
 
 
-def _channels(config: RunConfig) -> list[str]:
+def _channels(config: RunConfig, recipe: Path, overrides: Sequence[str]) -> list[str]:
     section = config.rewarders.channels
     if section is None:
         return []
@@ -77,13 +90,15 @@ def _channels(config: RunConfig) -> list[str]:
         for key, name in named.items()
         if name.removesuffix(f"/{APPEAL}") not in known
     ]
+    make = certify_command(recipe, overrides, rates=section.certificate)
     try:
         about = Channels(section).about
     except ValueError as error:
-        return [*problems, f"rewarders.channels: {error}"]
+        return [*problems, f"rewarders.channels: {error}; make one with `{make}`"]
     if section.certificate and not about & set(known):
         problems.append(
-            f'rewarders.channels.certificate = "{section.certificate}": counts errors of {", ".join(sorted(about))}, '
-            f"of no rewarder of this recipe ({', '.join(known)}); make one of them with `swarm certify`"
+            f'rewarders.channels.certificate = "{section.certificate}": counts errors of '
+            f"{', '.join(sorted(about)) or 'nobody'}, of no rewarder of this recipe ({', '.join(known)}); make one of "
+            f"them with `{make}`"
         )
     return problems

@@ -411,12 +411,9 @@ def _of_certificate(path: str) -> list[tuple[tuple[str, str], Evidence]]:
         evidence = evidence_of(found["channels"])
         whole = found.get("digest") in (None, digest_of(found))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        make = f"swarm certify RECIPE --set \"rewarders.channels.certificate=''\" --out {path}"
-        raise ValueError(
-            f"certificate {path}: cannot be read: {type(error).__name__}: {error}; make one with `{make}`"
-        ) from None
+        raise ValueError(f"certificate {path}: cannot be read: {type(error).__name__}: {error}") from None
     if not whole:
-        raise ValueError(f"certificate {path}: was changed after it was made; make a new one with `swarm certify`")
+        raise ValueError(f"certificate {path}: was changed after it was made")
     return evidence
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from rewarders.child_magnitude import MOST_DIGITS, digits, is_out_of_reach
+from rewarders.numeral import NOT_ASKED
 
 LONGEST_TEXT = 20_000
 """Characters from the end that are searched for an answer; math-verify takes seconds for a megabyte."""
@@ -57,7 +58,7 @@ class Verifier:
 
     def __call__(self, job: dict[str, Any]) -> Any:
         """{"gold"}: whether it reads as mathematics. {"gold", "text", "percent"}: [value, why]; without
-        `percent` 713% is 7.13 alone."""
+        `percent` 713% is 7.13, and abstained from where it is 713 that is right."""
         gold, gold_text = self._gold(job["gold"])
         if "text" not in job:
             return gold is not None
@@ -70,15 +71,16 @@ class Verifier:
             return [None, "too large to compute"]
         if (bases := _bases(text)) and bases != _bases(gold_text):
             return [0.0, "a number in another base"]
-        if not job["percent"] and found.is_Mul and self._hundredth in found.args:
-            found = found.doit()
         try:
-            same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
+            if not job["percent"] and isinstance(found, self._sympy.Mul) and self._hundredth in found.args:
+                if self._is_same(gold, found.doit()):
+                    return [1.0, ""]
+                return [None, NOT_ASKED] if self._is_same(gold, found) else [0.0, ""]
+            return [float(self._is_same(gold, found)), ""]
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001 - two things of kinds that cannot be compared are not equal
             return [0.0, "cannot be compared with the answer"]
-        return [float(bool(same) and self._is_near(gold, found)), ""]
 
     def _read_gold(self, answer: str) -> Any:
         # GSM8K's answer column ends in "#### 42".
@@ -134,6 +136,11 @@ class Verifier:
         simple = all(p.args[1] == -1 or p.args[0] == 10 for p in powers)
         simple = simple and all(isinstance(a, s.Number) for p in powers for a in p.args)
         return simple and len(powers) <= 1 and len(plain) <= 1 and len(powers) + len(plain) == len(rest)
+
+    def _is_same(self, gold: Any, found: Any) -> bool:
+        """To the library 713% is both 7.13 and 713 until it is worked out."""
+        same = self._library.verify(gold, found, timeout_seconds=None, raise_on_error=True)
+        return bool(same) and self._is_near(gold, found)
 
     def _is_near(self, gold: Any, found: Any) -> bool:
         """Whether two numbers of which one is a decimal are near, as gold's size goes; other things are."""

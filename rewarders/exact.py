@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.extract import number as last_number
-from rewarders.numeral import finite, is_about_percent, is_percentage
+from rewarders.numeral import NOT_ASKED, finite, is_about_percent, is_percentage
 from rewarders.verdicts import for_all, scored, unscored
 from swarm.types import Group, Status, Verdict
 
@@ -17,7 +17,8 @@ class Exact:
 
     Both sides are normalised: Unicode NFC (not NFKC, which makes 5 squared into 52), runs of white space become one
     space, ends stripped, and letters folded with `ignore_case`. With `extract = "number"` the last number of each side
-    is compared by value: 1,000 = 1000.0; but 713% is not 713, unless the prompt's answer or question is about percent.
+    is compared by value: 1,000 = 1000.0; a percentage that equals the answer as a bare number is abstained from, unless
+    the prompt's answer or question speaks of percent.
     """
 
     def __init__(self, *, extract: Extract = "whole", ignore_case: bool = False) -> None:
@@ -46,10 +47,12 @@ class Exact:
             found = extract(rollout.text, self._extract)
             if found is None:
                 verdicts.append(scored(self.name, 0.0, cause="no answer found"))
+            elif self._normal(found) != wanted:
+                verdicts.append(scored(self.name, 0.0))
             elif bare and is_percentage(rollout.text):
-                verdicts.append(scored(self.name, 0.0, cause="a percentage, which was not asked for"))
+                verdicts.append(unscored(self.name, Status.ABSTAINED, NOT_ASKED))
             else:
-                verdicts.append(scored(self.name, float(self._normal(found) == wanted)))
+                verdicts.append(scored(self.name, 1.0))
         return verdicts
 
     def close(self) -> None:

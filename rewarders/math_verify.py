@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rewarders.killable import Killable
-from rewarders.numeral import is_about_percent
+from rewarders.numeral import NOT_ASKED, is_about_percent, is_percentage, last
 from rewarders.process import ChildFailure
 from rewarders.verdicts import answered, for_all, status_of, unscored
 from swarm.types import Group, Status, Verdict
@@ -18,9 +18,10 @@ class MathVerify:
     answers are read as a set, so listing candidates does not pay. Differs from math-verify: with `written_out` an
     answer that restates the question (12+30, 84/2, a sum sign) or chains equalities (999=42) is wrong, as is a number
     in another base; a full stop in the box, code ticks, 10\\,000, 1.2e+03 and 0.\\overline{3} are read; small numbers
-    are compared relative to their size; 713% is 7.13, and 713 only where answer or question are about percent; only the
-    last 20,000 characters are read. Powers and the like that are too large to compute, and whatever takes more than
-    `cpu_s` seconds of processor time, are abstained from. `timeout_s` is for one group.
+    are compared relative to their size; 713% is 7.13, also 713 where answer or question speak of percent, and elsewhere
+    abstained from if 713 is right; only the last 20,000 characters are read. Powers and the like that are too large to
+    compute, and whatever takes more than `cpu_s` seconds of processor time, are abstained from. `timeout_s` is for one
+    group.
     """
 
     def __init__(
@@ -48,7 +49,14 @@ class MathVerify:
             return for_all(group, unscored(self.name, Status.ABSTAINED, cause))
         percent = is_about_percent(group.prompt)
         jobs = [{"gold": gold, "text": rollout.text, "percent": percent} for rollout in group.rollouts]
-        return [answered(self.name, reply) for reply in await self.child.ask_each(jobs, self._timeout_s, prepare)]
+        verdicts = [answered(self.name, reply) for reply in await self.child.ask_each(jobs, self._timeout_s, prepare)]
+        if percent or not (bare := last(gold)):  # 0% is 0
+            return verdicts
+        for i, (verdict, rollout) in enumerate(zip(verdicts, group.rollouts, strict=True)):
+            # percent signs outside the box, and others that math-verify passes over
+            if verdict.value and is_percentage(rollout.text) and last(rollout.text) == bare:
+                verdicts[i] = unscored(self.name, Status.ABSTAINED, NOT_ASKED, verdict.seconds)
+        return verdicts
 
     def close(self) -> None:
         """Kill the child."""

@@ -35,12 +35,19 @@ NUMERAL = re.compile(
     rf"(?:\s?/\s?(?P<over>{PLAIN}))?)"
     rf"(?P<percent>\s?\\?%)?(?P<other>{OTHER})?"
 )
-PERCENT = re.compile(r"\s?(?:\\?%|per\s?cent)", re.IGNORECASE)
-ABOUT_PERCENT = re.compile(
-    r"[%\uff05\u066a]|per\s?cent|pro[cz]ent|por\s?cien|porcent|pour\s?cent|percentu|\u043f\u0440\u043e\u0446\u0435\u043d\u0442|\u767e\u5206",
-    re.IGNORECASE,
+SIGNS = r"[%\uff05\u066a\u2030]"
+WORDS = (
+    r"(?<![a-z])(?:(?:per|pour)\s?cent(?:s|o|ages?)?\b|pct\b|pro[cz]ent|por\s?cien|porcent|percentu)"
+    r"|\u043f\u0440\u043e\u0446\u0435\u043d\u0442|\u767e\u5206"
 )
-"""In the languages in which questions are often asked: where it is overlooked a right answer in percent is wrong."""
+PERCENT = re.compile(rf"(?:[\s$*_`~^(){{}}]|\\[,;:! )\]]|\\(?:text|mathrm)\b)*+(?:\\?{SIGNS}|{WORDS})", re.IGNORECASE)
+"""After a number, past what closes a formula, a box or bold type, and what begins a text in a formula."""
+ABOUT_PERCENT = re.compile(rf"{SIGNS}|{WORDS}", re.IGNORECASE)
+"""No list of all languages: where it overlooks one, a right answer in percent is abstained from."""
+NOT_ASKED = (
+    "a percentage, and neither question nor answer speaks of percent: it cannot be told whether it is meant; give the "
+    "prompt's answer with a % where it is"
+)
 
 
 def finite(text: str) -> Fraction | None:
@@ -78,7 +85,7 @@ def only(text: str, *, percent: bool = False) -> Fraction | None:
 
 def is_about_percent(prompt: Prompt) -> bool:
     """Whether a prompt's answer or question speaks of percent. To such a one 60% and 60 are the same answer; to others
-    713% is not 713."""
+    60% is abstained from where 60 is right."""
     return bool(ABOUT_PERCENT.search(prompt.text) or ABOUT_PERCENT.search(prompt.answer or ""))
 
 

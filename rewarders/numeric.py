@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from rewarders.extract import Extract, check_extract, extract
-from rewarders.numeral import is_about_percent, is_percentage, last, only
+from rewarders.numeral import NOT_ASKED, is_about_percent, is_percentage, last, only
 from rewarders.verdicts import for_all, scored, unscored
 from swarm.types import Group, Status, Verdict
 
@@ -17,8 +17,8 @@ class Numeric:
     With `extract = "number"` the last number of the completion counts; with any other way the extracted part must hold
     exactly one, so that neither a list nor `999=42` passes. Decimals, thousands, e-notation, x 10^n and fractions are
     read (`rewarders.numeral`); what is not finite is no number. With `percent` 50% is 0.5; without it 50% is 50 where
-    the prompt's answer or question is about percent, and wrong elsewhere. Units are not compared. Abstains where the
-    prompt's answer does not end in a number.
+    the prompt's answer or question speaks of percent, and abstained from elsewhere if 50 is right. Units are not
+    compared. Abstains where the prompt's answer does not end in a number.
     """
 
     def __init__(
@@ -48,10 +48,12 @@ class Numeric:
             found = self._read(part)
             if found is None:
                 verdicts.append(scored(self.name, 0.0, cause="no number found"))
-            elif bare and is_percentage(part):
-                verdicts.append(scored(self.name, 0.0, cause="a percentage, which was not asked for"))
+            elif abs(found - wanted) > allowed:
+                verdicts.append(scored(self.name, 0.0))
+            elif bare and (is_percentage(part) or (is_percentage(rollout.text) and last(rollout.text) == found)):
+                verdicts.append(unscored(self.name, Status.ABSTAINED, NOT_ASKED))
             else:
-                verdicts.append(scored(self.name, float(abs(found - wanted) <= allowed)))
+                verdicts.append(scored(self.name, 1.0))
         return verdicts
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rewarders.extract import Extract, check_extract, extract
 from rewarders.killable import Killable
-from rewarders.numeral import is_about_percent, is_percentage
+from rewarders.numeral import NOT_ASKED, is_about_percent, is_percentage
 from rewarders.process import ChildFailure
 from rewarders.verdicts import failed as failed_verdict
 from rewarders.verdicts import for_all, number, scored, status_of, unscored
@@ -28,9 +28,10 @@ KEYS = ("family", "seed", "size", "index", "config")
 class ReasoningGym:
     """The family's own value in [0, 1]; abstains where the prompt is not from reasoning-gym.
 
-    `extract` says how the answer is taken from the completion; a completion without one scores 0, and so does with
-    "number" one that ends in a percentage which was not asked for. `full_only` turns partial credit (below 1) into 0.
-    `timeout_s` is for one group, `memory_mb` the child's address space (0: unlimited).
+    `extract` says how the answer is taken from the completion; a completion without one scores 0. With "number" a
+    percentage that would be paid as a bare number is abstained from, unless the prompt speaks of percent. `full_only`
+    turns partial credit (below 1) into 0. `timeout_s` is for one group, `memory_mb` the child's address space (0:
+    unlimited).
     """
 
     accept = CORRECT - 1e-6
@@ -65,21 +66,19 @@ class ReasoningGym:
         if problem := _differs(group, entry):
             return for_all(group, unscored(self.name, Status.ERROR, problem))
         bare = self._extract == "number" and not is_about_percent(group.prompt)
-        answers = [
-            None if bare and is_percentage(rollout.text) else extract(rollout.text, self._extract)
-            for rollout in group.rollouts
-        ]
+        answers = [extract(rollout.text, self._extract) for rollout in group.rollouts]
         jobs = [{"task": task, "answer": answer} for answer in answers if answer is not None]
         replies = iter(await self.child.ask_each(jobs, self._timeout_s, prepare))
         verdicts = []
-        for answer in answers:
+        for rollout, answer in zip(group.rollouts, answers, strict=True):
             if answer is None:
                 verdicts.append(scored(self.name, 0.0, cause="no answer found"))
                 continue
             reply = next(replies)
-            verdicts.append(
-                failed_verdict(self.name, reply) if reply.failure else self._verdict(reply.value, reply.seconds)
-            )
+            verdict = failed_verdict(self.name, reply) if reply.failure else self._verdict(reply.value, reply.seconds)
+            if verdict.value and bare and is_percentage(rollout.text):
+                verdict = unscored(self.name, Status.ABSTAINED, NOT_ASKED, reply.seconds)
+            verdicts.append(verdict)
         return verdicts
 
     def close(self) -> None:

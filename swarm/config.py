@@ -87,7 +87,8 @@ class ActorsSection(Section):
     """Which prompts of the task sources are asked, and whether some get more of the rollouts than others."""
     resample: Annotated[float, Field(ge=0)] = 0.0
     """Groups whose rewards are all equal are set aside, and another prompt is asked in their place: at most so many per
-    group trained, over the run, and 8 times as many (at least 8) for a single one; 0 trains on every group."""
+    group trained, over the run, and for a single one until 8 times as many attempts (at least 8) were made, failed ones
+    too; 0 trains on every group."""
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts per prompt."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0

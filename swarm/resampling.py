@@ -9,8 +9,8 @@ p^G + (1 - p)^G.
 Budget. Each ticket earns `per_group` further groups when it is first asked, each group that is set aside costs one, and
 what is not used is saved up, so a run that is resumed has what the interrupted one had. So never more than `per_group`
 groups are set aside per ticket; where the budget is spent, a flat group goes to the learner, as without resampling.
-It goes there too at the `most`-th attempt of one ticket, however much was saved up: groups leave the pool in ticket
-order, so all others would wait for that one.
+It goes there too after `most` attempts of one ticket, however much was saved up: groups leave the pool in ticket order,
+so all others would wait for that one. Attempts that failed, or whose prompt was dropped, count among them.
 
 Order. Which prompt takes which ticket depends on the order in which flat groups are set aside. A run that must repeat
 exactly (`max_lag = 0`) therefore sets them aside in rounds: when no more tickets are admitted and every one in the
@@ -30,8 +30,9 @@ from swarm.types import GroupFacts
 ROUNDING = 1e-9
 """Ten times 0.1 is a little less than 1."""
 MOST = 8
-"""Groups set aside for one ticket, at most, by what a ticket earns (or by 1, if that is more). Where groups are flat as
-often as a budget m just suffices for, m of m + 1, at most one ticket in 256 gets there: (m / (m + 1))^(8 max(m, 1))."""
+"""Attempts of one ticket, failed ones too, by what a ticket earns (or by 1, if that is more), after which its flat
+group is kept: no more groups than that are set aside for it. Where groups are flat as often as a budget m just suffices
+for, m of m + 1, and none fails, at most one ticket in 256 gets there: (m / (m + 1))^(8 max(m, 1))."""
 
 
 class Resampling:

@@ -114,15 +114,48 @@ def test_it_is_written_to_where_the_recipe_looks_for_it(recipe) -> None:
     assert require(recipe, check(recipe)) == Path("there/exact.json")
 
 
+def mended(error: ConfigError) -> Result:
+    """The command that a message names, as one types it."""
+    make = str(error).partition("`")[2].partition("`")[0]
+    return swarm(*shlex.split(make)[1:], "--items", 20)
+
+
+COUNTS = {"wrong": 50, "accepted_wrong": 5, "right": 50, "rejected_right": 5}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        (json.dumps({"channels": {"exact": {"": COUNTS}}, "digest": "0"}), "was changed after it was made"),
+        (json.dumps({"channels": {"judge": {"": COUNTS}}}), "counts errors of judge, of no rewarder"),
+        (json.dumps({"channels": {}}), "counts errors of nobody, of no rewarder"),
+    ],
+)
+def test_error_rates_that_are_none_are_mended_by_the_command_that_the_message_names(recipe, text, why) -> None:
+    recipe = recipe.with_name("my recipe.toml")
+    recipe.write_text(
+        RECIPE.format(use='"choice"').replace("require_certificate = true", "")
+        + '[rewarders.channels]\ncertificate = "my rates.json"\n'
+    )
+    settings = ['rewarders.use=[{ name = "exact", extract = "number" }]']
+    if text is not None:
+        Path("my rates.json").write_text(text)
+    with pytest.raises(ConfigError, match=why) as caught:
+        check(recipe, settings)
+    done = mended(caught.value)
+    assert done.exit_code == 0, done.output
+    assert require(recipe, check(recipe, settings), settings) is None
+
+
 def test_error_rates_of_another_version_of_a_rewarder_are_refused(recipe) -> None:
     text = RECIPE.format(use='{ name = "exact", extract = "number" }').replace("require_certificate = true", "")
     text += '[rewarders.channels]\ncertificate = "rates.json"\n'
     recipe.write_text(text)
     with pytest.raises(ConfigError) as caught:
         check(recipe)
-    make = str(caught.value).partition("`")[2].rstrip("`").replace("RECIPE", str(recipe))
-    done = swarm(*shlex.split(make)[1:], "--items", 20)
-    assert done.exit_code == 0, done.output
+    assert mended(caught.value).exit_code == 0
     assert require(recipe, check(recipe)) is None
     recipe.write_text(text.replace('"number"', '"last_line"'))
     done = swarm("run", recipe)
@@ -131,7 +164,7 @@ def test_error_rates_of_another_version_of_a_rewarder_are_refused(recipe) -> Non
     assert not (recipe.parent / "runs").exists()
     with pytest.raises(ConfigError) as caught:
         require(recipe, check(recipe))
-    done = swarm(*shlex.split(str(caught.value).partition("`")[2].rstrip("`"))[1:], "--items", 20, "--worst-family", 1)
+    done = mended(caught.value)
     assert require(recipe, check(recipe)) is None, done.output
     body = json.loads(Path("rates.json").read_text())
     Path("rates.json").write_text(json.dumps({"channels": body["channels"]}))  # stated by hand: of no version
@@ -183,10 +216,21 @@ def test_a_judge_that_was_served_is_closed_where_the_next_cannot_be(recipe, monk
     assert closed == ["two", "one"]
 
 
-def test_an_endpoint_whose_key_is_not_set_is_a_plain_error(recipe, monkeypatch) -> None:
+def test_an_endpoint_whose_key_is_not_set_is_said_before_a_judge_is_served(recipe, monkeypatch) -> None:
     monkeypatch.delenv("CERTIFY_KEY", raising=False)
+    served = '[[rewarders.judges]]\nname = "here"\nmodel = "tiny"\n'
     judge = '[[rewarders.judges]]\nname = "one"\nmodel = "m"\nendpoint = "http://127.0.0.1:9/v1"\n'
-    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "one" }') + judge + 'key_env = "CERTIFY_KEY"\n')
+    use = '{ name = "yes_no", judge = "one" }, { name = "yes_no", judge = "here" }'
+    recipe.write_text(RECIPE.format(use=use) + served + judge + 'key_env = "CERTIFY_KEY"\n')
     done = swarm("certify", recipe, "--items", 5)
     assert done.exit_code == 2, done.output
-    assert "environment variable CERTIFY_KEY is not set" in done.output
+    assert done.output.strip() == "swarm: rewarders.judges, one: environment variable CERTIFY_KEY is not set"
+
+
+def test_an_option_that_is_none_is_said_before_a_judge_is_served(recipe) -> None:
+    served = '[[rewarders.judges]]\nname = "here"\nmodel = "tiny"\n'
+    recipe.write_text(RECIPE.format(use='{ name = "yes_no", judge = "here", template = "Is it?" }') + served)
+    done = swarm("certify", recipe, "--items", 5)
+    assert done.exit_code == 2, done.output
+    assert "template: lacks {" in done.output
+    assert "starting judge" not in done.output

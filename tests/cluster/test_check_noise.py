@@ -112,5 +112,5 @@ def test_a_certificate_of_others_or_a_changed_one_gives_no_rates(tmp_path: Path)
     path.write_text(json.dumps(body | {"digest": digest_of(body)}))
     check(mine)
     path.write_text(json.dumps({"channels": {"exact": {"": counts | {"wrong": 500}}}, "digest": digest_of(body)}))
-    with pytest.raises(ConfigError, match="was changed after it was made; make a new one with `swarm certify`"):
+    with pytest.raises(ConfigError, match="was changed after it was made; make one with `swarm certify "):
         check(mine)

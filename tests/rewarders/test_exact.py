@@ -20,7 +20,10 @@ from swarm.types import Status
         ({"extract": "number"}, "4", "the answer is 4.0", 1.0),
         ({"extract": "number"}, "so many #### 1,000", "1000", 1.0),
         ({"extract": "number"}, "4", "-4", 0.0),
-        ({"extract": "number"}, "713", "713%", 0.0),
+        ({"extract": "number"}, "713", "713%", None),
+        ({"extract": "number"}, "713", "**713**%", None),
+        ({"extract": "number"}, "713", "714%", 0.0),
+        ({"extract": "number"}, "3", "it is 3 per century", 1.0),
         ({"extract": "number"}, "713", "I am 99% sure that it is 713", 1.0),
         ({"extract": "number"}, "60%", "60%", 1.0),
         ({"extract": "number"}, "60%", "60", 1.0),
@@ -31,6 +34,7 @@ from swarm.types import Status
 def test_equal_after_the_stated_normalisation(make_group, options, answer, text, value) -> None:
     [verdict] = asyncio.run(Exact(**options).judge(make_group([text], answer)))
     assert verdict.value == value
+    assert verdict.status is (Status.ABSTAINED if value is None else Status.SCORED)
 
 
 def test_a_number_wanted_of_an_answer_without_one_is_an_abstention(make_group) -> None:

@@ -50,6 +50,7 @@ RIGHT = [
     ("42", r"\boxed{42_{10}}"),
     ("42", r"\boxed{\boxed{42}}"),
     (r"\{1,2\}", r"\boxed{2, 1}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}"),
 ]
 WRONG = [
     ("42", "41"),
@@ -98,9 +99,9 @@ WRONG = [
     (r"\{1,2\}", r"\boxed{\{1,2,3\}}"),
     ("42", "\\boxed{" + "(" * 200 + "42" + ")" * 200 + "}"),
     ("42", r"\boxed{\gcd(9^{9^9}, 3)}"),
-    ("713", "713%"),
-    ("713", r"\boxed{713\%}"),
-    ("713", "it is 713 percent"),
+    ("713", "714%"),
+    ("713", r"\boxed{714\%}"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1\\3\end{pmatrix}}"),
 ]
 
 
@@ -126,6 +127,29 @@ def test_wrong_restated_and_hedged_answers_are_wrong(verifier, make_group, gold,
 def test_a_question_about_percent_may_be_answered_in_percent(verifier, make_group) -> None:
     group = make_group(["60%", r"\boxed{60\%}", "60", "61%"], "60", "What percentage of them?")
     assert [v.value for v in asyncio.run(verifier.judge(group))] == [1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "713%", r"\boxed{713\%}", "it is 713 percent", "713 pct", "713  %", "$713$%", "713\uff05", "713\u066a",
+        "713\u2030", "**713**%", r"\boxed{713}\%", r"$713\,\%$", "713 Prozent", r"\boxed{x = 713\%}",
+        r"\boxed{713 \text{ percent}}",
+    ],
+)  # fmt: skip
+def test_a_right_number_of_percent_that_nobody_spoke_of_is_an_abstention(verifier, make_group, text) -> None:
+    verdicts = asyncio.run(verifier.judge(make_group([text, text.replace("713", "714")], "713")))
+    assert [(v.value, v.status) for v in verdicts] == [(None, Status.ABSTAINED), (0.0, Status.SCORED)], verdicts
+    assert "percent" in verdicts[0].cause
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [("713", r"\boxed{713}, and I am 100% sure"), ("3", r"The rate is $3$ per century"), ("0", "0%"), ("7.13", "713%")],
+)
+def test_no_percentage_or_one_of_the_right_value_is_right(verifier, make_group, gold, text) -> None:
+    [verdict] = asyncio.run(verifier.judge(make_group([text], gold)))
+    assert verdict.value == 1.0, verdict
 
 
 def test_an_answer_that_is_no_mathematics_is_an_abstention(verifier, make_group) -> None:

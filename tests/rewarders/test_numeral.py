@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewarders.numeral import finite, last, only
+from rewarders.numeral import finite, is_about_percent, is_percentage, last, only
+from swarm.types import Prompt
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,44 @@ def test_the_last_number_is_read_exactly(text, wanted) -> None:
 )
 def test_percent_is_hundredths_where_it_is_wanted(text, wanted) -> None:
     assert last(text, percent=True) == Fraction(wanted)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "713%", "713 \\%", "713  %", "713\uff05", "713\u066a", "713\u2030", "$713$%", "**713**%", "\\boxed{713}\\%",
+        "\\boxed{713\\%}", "713\\,\\%", "\\(713\\)%", "713 percent", "713 per cent", "713 Percent.", "713pct",
+        "713~\\%", "713\\text{%}", "713 \\text{ percent}", "713^{\\%}",
+        "713 percentage points", "713 Prozent", "713 procent", "713 pour cent", "713 por ciento",
+        "713 \u043f\u0440\u043e\u0446\u0435\u043d\u0442",
+    ],
+)  # fmt: skip
+def test_a_percentage_is_known_by_its_sign_or_in_words(text) -> None:
+    assert is_percentage(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["713", "3 per century", "12 per centimetre", "99% sure that it is 713", "713.\n%", "713 pctx", "", "%"]
+)
+def test_other_words_are_no_percent(text) -> None:
+    assert not is_percentage(text)
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("What percentage of them?", True), ("In pct?", True), ("In %?", True), ("Quanti per cento?", True),
+        ("Wie viel Prozent?", True),
+        ("How many per century?", False), ("Lines per centimetre?", False), ("What is the interest rate?", False),
+    ],
+)  # fmt: skip
+def test_a_question_speaks_of_percent_in_whole_words(question, wanted) -> None:
+    assert is_about_percent(Prompt("p", question, "5", "test")) is wanted
+
+
+@pytest.mark.parametrize("piece", ["$", " ", "\\,", "}", "*"])
+def test_looking_for_percent_is_linear_in_the_length_of_the_text(piece) -> None:
+    assert not is_percentage("7" + piece * 100_000 + "x")
 
 
 @pytest.mark.parametrize(

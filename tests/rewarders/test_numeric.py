@@ -24,12 +24,16 @@ from swarm.types import Status
         ({}, "0.5", "50%", 0.0),
         ({"percent": True}, "0.5", "50%", 1.0),
         ({"percent": True}, "50%", "0.5", 1.0),
-        ({}, "713", "713%", 0.0),
-        ({}, "713", "it is 713 percent", 0.0),
+        ({}, "713", "713%", None),
+        ({}, "713", "it is 713 percent", None),
+        ({}, "713", "714%", 0.0),
+        ({"absolute": 1.0}, "713", "714%", None),
+        ({}, "3", "The rate is 3 per century", 1.0),
         ({}, "713", "93% sure that it is 713", 1.0),
         ({}, "713%", "713%", 1.0),
         ({}, "713 per cent", "713", 1.0),
-        ({"extract": "boxed"}, "713", r"\boxed{713\%}", 0.0),
+        ({"extract": "boxed"}, "713", r"\boxed{713\%}", None),
+        ({"extract": "boxed"}, "713", r"\boxed{713}\%", None),
         ({"extract": "boxed"}, "713", r"93% sure: \boxed{713}, not 714%", 1.0),
         ({"absolute": 1e300}, "1", "inf", 0.0),
         ({"absolute": 1e300}, "1", "nan", 0.0),
@@ -44,6 +48,7 @@ from swarm.types import Status
 def test_within_the_stated_tolerance(make_group, options, answer, text, value) -> None:
     [verdict] = asyncio.run(Numeric(**options).judge(make_group([text], answer)))
     assert verdict.value == value, verdict
+    assert verdict.status is (Status.ABSTAINED if value is None else Status.SCORED)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_an_answer_is_taken_as_the_recipe_says(gym, make_group) -> None:
     try:
         texts = [f"it is {made['answer']}.", "dunno", f"it is {made['answer']}%"]
         group = make_group(texts, made["answer"], made["question"], task)
-        assert [v.value for v in judge(gym, group)] == [1.0, 0.0, 0.0]
+        assert [v.value for v in judge(gym, group)] == [1.0, 0.0, None]
+        about = replace(group, prompt=replace(group.prompt, text=group.prompt.text + " In percent?"))
+        assert [v.value for v in judge(gym, about)] == [1.0, 0.0, 1.0]
     finally:
         gym._extract = "whole"
 

@@ -28,6 +28,7 @@ from cluster.rescore_rates import Crowd, show_rates
 from cluster.served_judge import served_here
 from cluster.workers import RewarderWorker, reward_weights, truth_of
 from rewarders.crowd import Votes
+from rewarders.suites import Sentinel
 from swarm import schema, scores
 from swarm.config import RunConfig
 from swarm.errors import ConfigError, SchemaError, boundary
@@ -95,6 +96,8 @@ class _Found:
     sources: dict[str, Tally] = field(default_factory=dict)
     changed: list[int] = field(default_factory=list)
     """Steps in which any reward changed."""
+    written: str = ""
+    """The folder."""
     rates: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,14 +114,13 @@ def rescore(
         ]
         if not steps:
             raise ConfigError(f"{folder.rollouts}: no recorded rollouts")
+        made = crowd.sentinels(_prompts(steps), questions, after.seed) if crowd else []
         with served_here(after, console.print) as served:
             try:
                 worker = RewarderWorker(_patient(after), served)
             except ValueError as error:
                 raise ConfigError(str(error)) from None
-            target = _beside(folder)
-            (target / "config.toml").write_text(after.to_toml())
-            found = asyncio.run(_all(worker, steps, target, before, after, console, crowd, questions))
+            found = asyncio.run(_all(worker, steps, folder, before, after, console, crowd, made))
         counts = {name: dict(statuses) for name, statuses in worker.counts().items()}
     total = Tally()
     for tally in found.sources.values():
@@ -126,7 +128,7 @@ def rescore(
             setattr(total, name, getattr(total, name) + getattr(tally, name))
     return {
         "run": str(folder.root),
-        "written": str(target),
+        "written": found.written,
         "steps": len(steps),
         "steps_affected": found.changed,
         "sources": {source: tally.figures() for source, tally in sorted(found.sources.items())},
@@ -168,16 +170,16 @@ def _patient(config: RunConfig) -> RunConfig:
 async def _all(
     worker: RewarderWorker,
     steps: Sequence[tuple[int, Path]],
-    target: Path,
+    folder: RunFolder,
     before: RunConfig,
     after: RunConfig,
     console: Console,
     crowd: Crowd | None,
-    questions: int,
+    made: Sequence[Sequence[Sentinel]],
 ) -> _Found:
     found, old, new = _Found(), _Rule.of(before), _Rule.of(after)
     votes: list[Votes] = []
-    prompts: dict[str, Prompt] = {}
+    known: dict[str, Votes] = {}
     places = asyncio.Semaphore(AT_ONCE)
 
     async def judged(group: Group) -> Group:
@@ -185,9 +187,14 @@ async def _all(
             return await worker.judge(group)
 
     try:
+        if crowd:
+            console.print(f"judging {sum(map(len, made))} sentinels on {len(made)} questions")
+            known = await crowd.known(made, judged)
+        target = _beside(folder)
+        (target / "config.toml").write_text(after.to_toml())
+        found.written = str(target)
         for step, path in steps:
-            with boundary(SchemaError, f"step {step}"):
-                groups = schema.read_groups(path)
+            groups = _read(step, path)
             again = await asyncio.gather(*(judged(group) for group in groups))
             schema.write_groups(target / path.name, again)
             changes = [_compare(found, *pair, old, new) for pair in zip(groups, again, strict=True)]
@@ -196,14 +203,20 @@ async def _all(
             console.print(f"step {step}: {sum(changes)} of {sum(len(g.rollouts) for g in groups)} rewards changed")
             if crowd:
                 votes.append(crowd.votes(again))
-                prompts |= {group.prompt.id: group.prompt for group in again}
         if crowd:
-            console.print(f"judging sentinels on {min(questions, len(prompts))} of {len(prompts)} questions")
-            known = await crowd.sentinels(list(prompts.values()), questions, judged, after.seed)
             found.rates = crowd.fit(np.concatenate(votes), known)
     finally:
         await worker.close()
     return found
+
+
+def _prompts(steps: Sequence[tuple[int, Path]]) -> list[Prompt]:
+    return list({group.prompt.id: group.prompt for step, path in steps for group in _read(step, path)}.values())
+
+
+def _read(step: int, path: Path) -> list[Group]:
+    with boundary(SchemaError, f"step {step}"):
+        return schema.read_groups(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """Error rates of several rewarders without gold, from how they judge a run's answers (`swarm rescore --rates`).
 
-    recorded answers ------------------------> votes of J rewarders --+--> Dawid-Skene --> rates of each, as a recipe's
-    N of their questions --> sentinels ------> votes of the same -----+                    `rewarders.channels.rates`
+    N of their questions --> sentinels ------> votes of J rewarders --+--> Dawid-Skene --> rates of each, as a recipe's
+    recorded answers ------------------------> votes of the same -----+                    `rewarders.channels.rates`
                                                                       '--> which of them err together
 
 Sentinels hold the fit; without them rewarders that share a blind spot would certify one another (`rewarders.crowd`).
+They are made before anything is judged and judged before the answers: what cannot be done is said before much is paid
+for. A rewarder that never voted on the answers, or on a class of sentinels, is left out by name.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -18,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.workers import truth_of
-from rewarders.crowd import RIGHT, Votes, dawid_skene, shared_errors
+from rewarders.crowd import RIGHT, Votes, dawid_skene, shared_errors, silence
 from rewarders.registry import REWARDERS
 from rewarders.suites import (
     ANSWER,
@@ -63,6 +66,8 @@ class Crowd:
             said = ", ".join(f"{label} {wording.format('...')}" for label, wording in wordings.items())
             raise ConfigError(f"--rates: these rewarders want answers in different forms: {said}")
         [self._wording] = set(wordings.values())
+        self._causes: dict[str, str] = {}
+        """Why each rewarder newly gave no vote, where it did not."""
 
     @property
     def labels(self) -> list[str]:
@@ -75,28 +80,48 @@ class Crowd:
         return np.array(rows, np.float64).reshape(-1, len(self._specs))
 
     def _vote(self, verdicts: Sequence[Any], label: str) -> float:
-        value = next((v.value for v in verdicts if v.rewarder == label), None)
-        return np.nan if value is None else float(value > self._accepts[label])
+        verdict = next(v for v in verdicts if v.rewarder == label)
+        if verdict.value is None:
+            self._causes[label] = f"{verdict.status}: {verdict.cause}"
+            return np.nan
+        return float(verdict.value > self._accepts[label])
 
-    async def sentinels(
-        self, prompts: Sequence[Prompt], num: int, judge: Callable[[Group], Awaitable[Group]], seed: int
-    ) -> dict[str, Votes]:
-        """Votes on responses to `num` of the questions, by class."""
+    def sentinels(self, prompts: Sequence[Prompt], num: int, seed: int) -> list[list[Sentinel]]:
+        """Responses of known truth to each of `num` of the questions. Raises ConfigError where they are too few."""
         rng = random.Random(f"rates/{seed}")
         askable = sorted({p.id: p for p in prompts if is_askable(p)}.values(), key=lambda p: p.id)
         if len(askable) < 2:
             raise ConfigError("--rates: fewer than two recorded questions have an answer or tests; none can be made")
-        found: dict[str, list[Votes]] = {}
-        for prompt in rng.sample(askable, min(num, len(askable))):
-            items = self._of(prompt, [p for p in askable if p.id != prompt.id], rng)
-            if not items:
-                continue
-            judged = self.votes([await judge(as_group(items))])
-            for item, row in zip(items, judged, strict=True):
-                found.setdefault(_class(item), []).append(row[None])
-        if RIGHT not in found or len(found) < 2:
+        chosen = rng.sample(askable, min(num, len(askable)))
+        made = [self._of(prompt, [p for p in askable if p.id != prompt.id], rng) for prompt in chosen]
+        classes = {_class(item) for items in made for item in items}
+        if RIGHT not in classes or len(classes) < 2:
             raise ConfigError("--rates: no right and wrong answers can be made for these questions")
-        return {name: np.concatenate(rows) for name, rows in found.items()}
+        return [items for items in made if items]
+
+    async def known(
+        self, made: Sequence[Sequence[Sentinel]], judge: Callable[[Group], Awaitable[Group]]
+    ) -> dict[str, Votes]:
+        """Votes on sentinels, by class. Raises ConfigError where fewer than two rewarders vote on each."""
+        groups = await asyncio.gather(*(judge(as_group(items)) for items in made))
+        votes, classes = self.votes(groups), np.array([_class(item) for items in made for item in items])
+        found = {name: votes[classes == name] for name in (RIGHT, WRONG, ATTACK) if name in classes}
+        silent = self._silent(np.zeros_like(votes), found)
+        if len(self.labels) - len(silent) < 2:
+            said = "; ".join(f"{label} {why}" for label, why in silent.items())
+            raise ConfigError(
+                f"--rates: fewer than two rewarders can be compared: {said}; mend that, give others with "
+                "--set rewarders.use=[...], or take more questions"
+            )
+        return found
+
+    def _silent(self, votes: Votes, known: dict[str, Votes]) -> dict[str, str]:
+        """Rewarders that can be given no rates, and why."""
+        silent = {self.labels[j]: where for j, where in silence(votes, known).items()}
+        return {
+            label: f"gave no vote on {where} ({self._causes.get(label, 'there are none')})"
+            for label, where in silent.items()
+        }
 
     def _of(self, prompt: Prompt, others: Sequence[Prompt], rng: random.Random) -> list[Sentinel]:
         """One right, the ordinary wrong ones, and a few attacks."""
@@ -111,20 +136,31 @@ class Crowd:
         return kept
 
     def fit(self, votes: Votes, known: dict[str, Votes]) -> dict[str, Any]:
-        """What the votes say, as JSON."""
-        labels, truth = self.labels, dawid_skene(votes, known)
-        rates = [{"false_accept": r.false_accept, "false_reject": r.false_reject} for r in truth.rates]
+        """What the votes say, as JSON; without rates where fewer than two rewarders voted."""
+        silent = self._silent(votes, known)
+        voted = [j for j, label in enumerate(self.labels) if label not in silent]
+        labels = [self.labels[j] for j in voted]
+        votes, known = votes[:, voted], {name: rows[:, voted] for name, rows in known.items()}
+        given = (~np.isnan(votes)).sum(axis=0)
+        found: dict[str, Any] = {
+            "answers": len(votes),
+            "unjudged": int(np.isnan(votes).all(axis=1).sum()),
+            "sentinels": {name: len(rows) for name, rows in known.items()},
+            "left_out": silent,
+        }
+        if len(labels) < 2:
+            return found | {"right": None, "rewarders": {}, "shared": []}
+        truth = dawid_skene(votes, known)
+        rates = [
+            {"votes": int(num), "false_accept": r.false_accept, "false_reject": r.false_reject}
+            for num, r in zip(given, truth.rates, strict=True)
+        ]
         shared = [
             {"rewarders": [labels[j] for j in s.judges], "on": s.on, "correlation": s.correlation, "p": s.p}
             for s in shared_errors(known)
         ]
-        return {
-            "answers": len(votes),
-            "sentinels": {name: len(rows) for name, rows in known.items()},
-            "right": float(truth.right.mean()),
-            "rewarders": dict(zip(labels, rates, strict=True)),
-            "shared": shared,
-        }
+        right = truth.classes[RIGHT]
+        return found | {"right": right, "rewarders": dict(zip(labels, rates, strict=True)), "shared": shared}
 
 
 def _class(item: Sentinel) -> str:
@@ -135,15 +171,21 @@ def _class(item: Sentinel) -> str:
 
 
 def show_rates(console: Console, found: dict[str, Any]) -> None:
-    """The rates as a table, who errs together, and lines for a recipe."""
+    """The rates as a table, who is left out, who errs together, and lines for a recipe."""
+    for label, why in found["left_out"].items():
+        console.print(f"{label} {why}: it gets no rates", style="red", markup=False)
+    if not found["rewarders"]:
+        console.print("fewer than two rewarders voted on the answers: there are no rates", style="red")
+        return
     num = sum(found["sentinels"].values())
     table = Table(title=f"rates without gold: {found['answers']} answers, held by {num} sentinels (Dawid-Skene)")
-    for column in ("rewarder", "false accept", "false reject"):
+    for column in ("rewarder", "votes", "false accept", "false reject"):
         table.add_column(column, justify="left" if column == "rewarder" else "right")
     for label, r in found["rewarders"].items():
-        table.add_row(label, f"{r['false_accept']:.3f}", f"{r['false_reject']:.3f}")
+        table.add_row(label, str(r["votes"]), f"{r['false_accept']:.3f}", f"{r['false_reject']:.3f}")
     console.print(table)
-    console.print(f"share of right answers: {found['right']:.3f}")
+    unjudged = f" ({found['unjudged']} without any vote left out)" if found["unjudged"] else ""
+    console.print(f"share of right answers: {found['right']:.3f}{unjudged}")
     for s in found["shared"]:
         both = " and ".join(s["rewarders"])
         text = f"{both} err together on {s['on']} answers (correlation {s['correlation']:.2f}, p {s['p']:.1g}): "

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+SPENT = "of budget_tokens ="
+"""What the message of a `BudgetSpent` says, between what was spent and the budget."""
+
 
 class BudgetSpent(ConnectionError):
     """A judge's `budget_tokens` are used up. The reward worker turns it into abstentions on the whole group."""

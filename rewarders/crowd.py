@@ -37,23 +37,29 @@ class Truth:
     rates: tuple[Rates, ...]
     """Of each judge."""
     right: NDArray[np.float64]
-    """float64 [N]: the posterior of each answer to be right."""
+    """float64 [N]: the posterior of each answer to be right; NaN where no judge voted on it."""
     classes: Mapping[str, float]
-    """Share of each class among the answers."""
+    """Share of each class among the answers with a vote."""
 
 
 def dawid_skene(votes: Votes, sentinels: Mapping[str, Votes] | None = None) -> Truth:
     """Fit the model to `votes`; `sentinels` are votes of the same judges on answers of known class.
 
     Without sentinels there are two classes, and the fit starts from the majority: then rates are what the judges
-    certify of one another. Raises ValueError for fewer than three judges without sentinels (not identified), or for
-    sentinels without right or without wrong answers.
+    certify of one another. Answers without any vote are left out. Raises ValueError for fewer than three judges without
+    sentinels (not identified), for sentinels without right or without wrong answers, and where a judge never votes on
+    the answers or on sentinels of a class: it would get rates from no votes.
     Source: Dawid and Skene 1979, by crowd-kit; differs in the classes and the start, as said above.
     """
     import pandas as pd
 
+    names = _classes(sentinels, votes.shape[1])
+    if silent := silence(votes, sentinels):
+        raise ValueError("; ".join(f"judge {j} gave no vote on {where}" for j, where in silent.items()))
+    posterior = np.full(len(votes), np.nan)
+    voted = ~np.isnan(votes).all(axis=1)
+    votes = votes[voted]
     num, judges = votes.shape
-    names = _classes(sentinels, judges)
     known = [(k, row) for k, name in enumerate(names) for row in (sentinels or {}).get(name, ())]
     every = np.vstack([votes, *(row for _, row in known)])
     task, judge = np.nonzero(~np.isnan(every))
@@ -73,7 +79,16 @@ def dawid_skene(votes: Votes, sentinels: Mapping[str, Votes] | None = None) -> T
     share = found.mean(axis=0)
     wrong = share[1:] / max(share[1:].sum(), 1e-12)
     rates = tuple(Rates(float(a[1:] @ wrong), float(1.0 - a[0])) for a in accepts)
-    return Truth(rates, found[:, 0], dict(zip(names, share.tolist(), strict=True)))
+    posterior[voted] = found[:, 0]
+    return Truth(rates, posterior, dict(zip(names, share.tolist(), strict=True)))
+
+
+def silence(votes: Votes, sentinels: Mapping[str, Votes] | None = None) -> dict[int, str]:
+    """Judges that never voted on the answers, or on sentinels of a class, and on which: they can be given no rates."""
+    parts = {"the answers": votes, **{f"{name} sentinels": rows for name, rows in (sentinels or {}).items()}}
+    given = {where: (~np.isnan(rows)).any(axis=0) for where, rows in parts.items()}
+    silent = {j: [where for where, any_of in given.items() if not any_of[j]] for j in range(votes.shape[1])}
+    return {j: ", ".join(where) for j, where in silent.items() if where}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from rewarders import completion
-from rewarders.chat import BudgetSpent, Reply, TooLong
+from rewarders.chat import SPENT, BudgetSpent, Reply, TooLong
 from swarm.config import JudgeSection
 
 LARGEST_BODY = 1 << 20
@@ -118,7 +118,7 @@ class Endpoint:
         reserved = len(text) // BYTES_PER_TOKEN + max_tokens
         budget = self._section.budget_tokens
         if budget and self.spent_tokens + reserved > budget:
-            raise BudgetSpent(f"{self.name}: {self.spent_tokens} of budget_tokens = {budget} are used up")
+            raise BudgetSpent(f"{self.name}: {self.spent_tokens} {SPENT} {budget} are used up")
         self.spent_tokens += reserved
         line = self._present_line()
         try:

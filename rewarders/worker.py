@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from rewarders.alarm import ADVICE, Alarm
+from rewarders.alarm import Alarm, advice, is_for_another
 from rewarders.backlog import Backlog, plane
 from rewarders.channels import Channels
 from rewarders.chat import ChatModel
@@ -98,12 +98,14 @@ class RewardWorker:
             self._busy_since = time.monotonic()
         self._open += 1
         try:
-            columns = await asyncio.gather(*(self._watched(i, group) for i in range(len(self._rewarders))))
+            found = await asyncio.gather(*(self._watched(i, group) for i in range(len(self._rewarders))))
         finally:
             self._open -= 1
             if self._open == 0:
                 self._busy_s += time.monotonic() - self._busy_since
-        judged = group.with_verdicts(list(zip(*columns, strict=True)))
+        if group.ticket >= 0:
+            self._heed([said for said, _ in found])
+        judged = group.with_verdicts(list(zip(*(verdicts for _, verdicts in found), strict=True)))
         return self.channels.stamp(judged) if self.channels else judged
 
     @property
@@ -183,25 +185,32 @@ class RewardWorker:
                     self._backlogs.append(plane(rewarder.name, way, section))
                     rewarder.way = self._backlogs[-1].judge
 
-    async def _watched(self, which: int, group: Group) -> list[Verdict]:
-        """The verdicts on a real group as they may leave; a probe that is due runs beside what comes next. Evaluations
-        (tickets below 0) get what the rewarder says."""
-        watch = self._watches[which]
-        if group.ticket < 0:
-            return await self._ask(which, group)
+    def _heed(self, said: Sequence[Sequence[Verdict] | None]) -> None:
+        """Count for the alarms what the rewarders said of a real group; None of one that was not asked. A rewarder that
+        judges truth is needed where only others have values: one of format or length has them for every prompt."""
+        truth = [getattr(rewarder, "about_truth", True) for rewarder in self._rewarders]
+        for i, (rewarder, verdicts) in enumerate(zip(self._rewarders, said, strict=True)):
+            others = [v for j, v in enumerate(said) if v is not None and j != i and (truth[j] or not truth[i])]
+            if verdicts is not None and not is_for_another(verdicts, others):
+                self._alarms[rewarder.name].saw(verdicts)
+
+    async def _watched(self, which: int, group: Group) -> tuple[list[Verdict] | None, list[Verdict]]:
+        """What the rewarder says of a real group, None where it was not asked, and the verdicts as they may leave; a
+        probe that is due runs beside what comes next. Evaluations (tickets below 0) get what the rewarder says."""
+        watch = self._watches[which] if group.ticket >= 0 else None
+        asked: list[Verdict] | None = None
         if watch and (refused := watch.refusal(group)):
             verdicts = refused
         else:
-            verdicts = await self._ask(which, group)
-            self._alarms[self._rewarders[which].name].saw(verdicts)
-            verdicts = watch.settled(group, verdicts) if watch else verdicts
+            asked = await self._ask(which, group)
+            verdicts = watch.settled(group, asked) if watch else asked
         if watch is None:
-            return verdicts
+            return asked, verdicts
         if probe := watch.probe(group):
             task = asyncio.create_task(self._judge(which, watch, group, probe))
             self._probes.add(task)
             task.add_done_callback(self._probes.discard)
-        return verdicts
+        return asked, verdicts
 
     async def _judge(self, which: int, watch: Watch, group: Group, probe: Probe | None) -> None:
         """A probe, and at once all that a suspicion asks for: while a key is paid it gets more frequent by the step."""
@@ -243,5 +252,5 @@ class RewardWorker:
         last = [v for each in verdicts for v in each if v.status is not Status.SCORED][-1]
         raise RewarderError(
             f"{num_scored} of {len(found)} rollouts of prompt {group.prompt.id} were scored; "
-            f"rewarder {last.rewarder}: {last.status}: {last.cause}; {ADVICE[last.status]}"
+            f"rewarder {last.rewarder}: {last.status}: {last.cause}; {advice(last)}"
         )

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewarders.alarm import LEAST, LIMIT, Alarm
+from rewarders.alarm import LEAST, LIMIT, Alarm, advice, is_for_another
+from rewarders.backlog import DISPLACED
 from swarm.types import Status, Verdict
 
 
@@ -54,3 +55,41 @@ def test_few_verdicts_say_nothing(good: list[bool]) -> None:
 def test_a_share_within_the_limit_is_no_alarm(bad: int, order: list[int]) -> None:
     group = [verdicts(1)[0] if i >= bad else verdicts(0, (Status.ERROR, 1))[0] for i in order]
     assert told(Alarm(), [group] * 40) == []
+
+
+OTHER = [[Verdict("other", Status.SCORED, 1.0)] * 2]
+SPENT = "j: 990 of budget_tokens = 1000 are used up"
+"""As `rewarders.endpoint` says it, which its tests hold."""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "others", "is_so"),
+    [
+        (verdicts(0, (Status.ABSTAINED, 2)), OTHER, True),
+        (verdicts(0, (Status.ABSTAINED, 2)), [], False),
+        (verdicts(0, (Status.ABSTAINED, 2)), [verdicts(0, (Status.ABSTAINED, 2))], False),
+        (verdicts(1, (Status.ABSTAINED, 1)), OTHER, False),
+        (verdicts(0, (Status.ABSTAINED, 1), (Status.TIMEOUT, 1)), OTHER, False),
+        (verdicts(2), OTHER, False),
+        ([Verdict("judge", Status.ABSTAINED, None, f"appeal: {DISPLACED} (64 newer groups wait)")] * 2, OTHER, False),
+        ([Verdict("judge", Status.ABSTAINED, None, SPENT)] * 2, OTHER, False),
+    ],
+)
+def test_a_prompt_is_for_another_rewarder_where_that_one_alone_has_values(verdicts, others, is_so) -> None:
+    assert is_for_another(verdicts, others) is is_so
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "said"),
+    [
+        (Status.ABSTAINED, "no letter", "give its prompts what it needs"),
+        (Status.ABSTAINED, SPENT, "budget_tokens, or"),
+        (Status.ABSTAINED, f"{DISPLACED} (64 newer groups wait)", "backlog"),
+        (Status.TIMEOUT, "late", "rewarders.timeout_s"),
+    ],
+)
+def test_the_advice_is_for_the_cause(status: Status, cause: str, said: str) -> None:
+    verdict = Verdict("judge", status, None, cause)
+    assert said in advice(verdict)
+    [event] = told(Alarm(), [[verdict] * 4] * 20)
+    assert event["cause"] == f"{cause}; {advice(verdict)}"

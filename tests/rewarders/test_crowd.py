@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rewarders.crowd import dawid_skene, shared_errors
+from rewarders.crowd import dawid_skene, shared_errors, silence
 
 RATES = ((0.1, 0.2), (0.15, 0.25), (0.2, 0.15))
 
@@ -88,3 +88,35 @@ def test_two_judges_need_sentinels_that_are_right_and_wrong():
     with pytest.raises(ValueError, match="some that are 'right' and some of another class"):
         dawid_skene(said, {"right": said[:50]})
     assert dawid_skene(said, known(rng, judges=2)).rates[0].false_accept == pytest.approx(0.1, abs=0.07)
+
+
+def test_answers_without_any_vote_say_nothing():
+    """They had the prior of the start, and pulled the share of right answers to it."""
+    rng = np.random.default_rng(5)
+    right = rng.random(800) < 0.6
+    said, sentinels = votes(rng, right), known(rng)
+    unjudged = np.concatenate([np.full((400, 3), np.nan), said])
+    without, found = dawid_skene(said, sentinels), dawid_skene(unjudged, sentinels)
+    assert (found.rates, found.classes) == (without.rates, without.classes)
+    assert np.isnan(found.right[:400]).all()
+    np.testing.assert_array_equal(found.right[400:], without.right)
+    assert found.classes["right"] == pytest.approx(right.mean(), abs=0.08)
+
+
+@pytest.mark.parametrize("where", ["the answers", "right sentinels", "wrong sentinels"])
+def test_a_judge_without_votes_gets_no_rates(where):
+    rng = np.random.default_rng(6)
+    parts = {"the answers": votes(rng, rng.random(200) < 0.6)}
+    parts |= {f"{name} sentinels": rows for name, rows in known(rng).items()}
+    parts[where][:, 1] = np.nan
+    said = parts.pop("the answers")
+    sentinels = {name.split()[0]: rows for name, rows in parts.items()}
+    assert silence(said, sentinels) == {1: where}
+    with pytest.raises(ValueError, match=f"judge 1 gave no vote on {where}$"):
+        dawid_skene(said, sentinels)
+
+
+@pytest.mark.parametrize("said", [np.empty((0, 3)), np.full((5, 3), np.nan)])
+def test_no_votes_at_all_are_no_rates(said):
+    with pytest.raises(ValueError, match="judge 0 gave no vote on the answers"):
+        dawid_skene(said, known(np.random.default_rng(7)))

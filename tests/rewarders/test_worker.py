@@ -303,3 +303,24 @@ def test_a_rewarder_that_seldom_has_a_value_is_told_of_once(scripted, make_group
     assert asyncio.run(go(1)) == ["unscored scripted"]
     assert asyncio.run(go(1)) == []
     made.close()
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        (["numeric", "choice"], []),
+        (["choice", "numeric", Spec(name="length", options={"most": 9})], []),
+        # the reward of the groups with letters would be of their length alone
+        (["numeric", Spec(name="length", options={"most": 9})], ["numeric"]),
+    ],
+)
+def test_a_recipe_of_two_sources_with_a_rewarder_for_each_is_no_alarm(make_group, use, told) -> None:
+    made = worker(*use)
+
+    async def go() -> list[str]:
+        for number in range(40):
+            await made.score(make_group(["B", str(number), "C", "5"], "B" if number % 2 else str(number)))
+        return [notice["rewarder"] for notice in made.notices()]
+
+    assert asyncio.run(go()) == told
+    made.close()

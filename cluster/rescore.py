@@ -211,7 +211,7 @@ async def _all(
 
 
 def _prompts(steps: Sequence[tuple[int, Path]]) -> list[Prompt]:
-    return list({group.prompt.id: group.prompt for step, path in steps for group in _read(step, path)}.values())
+    return [group.prompt for step, path in steps for group in _read(step, path)]
 
 
 def _read(step: int, path: Path) -> list[Group]:

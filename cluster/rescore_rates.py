@@ -118,10 +118,8 @@ class Crowd:
     def _silent(self, votes: Votes, known: dict[str, Votes]) -> dict[str, str]:
         """Rewarders that can be given no rates, and why."""
         silent = {self.labels[j]: where for j, where in silence(votes, known).items()}
-        return {
-            label: f"gave no vote on {where} ({self._causes.get(label, 'there are none')})"
-            for label, where in silent.items()
-        }
+        none = "there are none"
+        return {label: f"gave no vote on {where} ({self._causes.get(label, none)})" for label, where in silent.items()}
 
     def _of(self, prompt: Prompt, others: Sequence[Prompt], rng: random.Random) -> list[Sentinel]:
         """One right, the ordinary wrong ones, and a few attacks."""

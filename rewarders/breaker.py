@@ -86,7 +86,7 @@ class Breaker:
         if low > self._limit:
             return f"{sum(seen)} of {len(seen)}", low
         for num in (num for num in NEWEST if num < len(seen)):
-            hits = _newest(seen, num)
+            hits = sum(islice(reversed(seen), num))
             low = interval(hits, num, SURELY)[0]
             if low > self._limit:
                 return f"{hits} of the newest {num}", low
@@ -136,11 +136,6 @@ class Breaker:
     def _is_well(self, family: str) -> bool:
         seen = self._seen[family]
         return interval(sum(seen), len(seen))[1] <= self._limit
-
-
-def _newest(seen: Sequence[bool], num: int) -> int:
-    """Accepted ones of the newest `num`."""
-    return sum(islice(reversed(seen), num))
 
 
 def _has_turned(seen: Sequence[bool]) -> bool:

@@ -35,7 +35,7 @@ LONGEST_TEXT = 2_000
 MOST_FORMS = 2_000
 """Templates and openings kept at once; the one seen longest ago goes first."""
 RECENT = 64
-"""Prompts kept, the newest: whose answers no response of a form gave so far are to be had from them."""
+"""Prompts kept, the newest: a form is tried under those of them to which it is no answer."""
 EXAMPLES = 6
 """Kept of a form, of different questions."""
 NEWEST = 48

@@ -64,13 +64,8 @@ def finite(text: str) -> Fraction | None:
 
 def last(text: str, *, percent: bool = False) -> Fraction | None:
     """The last number in a text; None where there is none, or where it is not finite."""
-    found = None
-    for match in NUMERAL.finditer(text):
-        found = match
-    if found is None:
-        return None
-    values = list(_values(found, percent))
-    return values[-1]
+    found = _last_match(text)
+    return None if found is None else list(_values(found, percent))[-1]
 
 
 def only(text: str, *, percent: bool = False) -> Fraction | None:
@@ -91,10 +86,15 @@ def is_about_percent(prompt: Prompt) -> bool:
 
 def is_percentage(text: str) -> bool:
     """Whether the last number in a text is one, by its sign or in words."""
+    found = _last_match(text)
+    return found is not None and bool(found["percent"] or PERCENT.match(text, found.end()))
+
+
+def _last_match(text: str) -> re.Match[str] | None:
     found = None
     for match in NUMERAL.finditer(text):
         found = match
-    return found is not None and bool(found["percent"] or PERCENT.match(text, found.end()))
+    return found
 
 
 def _values(match: re.Match[str], percent: bool) -> Iterator[Fraction | None]:

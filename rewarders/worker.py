@@ -197,15 +197,15 @@ class RewardWorker:
     async def _watched(self, which: int, group: Group) -> tuple[list[Verdict] | None, list[Verdict]]:
         """What the rewarder says of a real group, None where it was not asked, and the verdicts as they may leave; a
         probe that is due runs beside what comes next. Evaluations (tickets below 0) get what the rewarder says."""
-        watch = self._watches[which] if group.ticket >= 0 else None
+        watch = self._watches[which]
+        if watch is None or group.ticket < 0:
+            plain = await self._ask(which, group)
+            return plain, plain
         asked: list[Verdict] | None = None
-        if watch and (refused := watch.refusal(group)):
-            verdicts = refused
-        else:
+        verdicts = watch.refusal(group)
+        if verdicts is None:
             asked = await self._ask(which, group)
-            verdicts = watch.settled(group, asked) if watch else asked
-        if watch is None:
-            return asked, verdicts
+            verdicts = watch.settled(group, asked)
         if probe := watch.probe(group):
             task = asyncio.create_task(self._judge(which, watch, group, probe))
             self._probes.add(task)

@@ -10,23 +10,13 @@ import pytest
 from cluster.check import check
 from cluster.doctor import missing
 from swarm.errors import ConfigError
-
-GOOD = """
-[model]
-path = "tiny"
-[actors]
-tasks = [{ name = "reasoning_gym", family = "gcd" }]
-[rewarders]
-use = ["exact"]
-[learners]
-steps = 5
-"""
+from tests.minimal_recipe import MINIMAL
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD)
+    path.write_text(MINIMAL)
     return path
 
 

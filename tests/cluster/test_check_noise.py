@@ -10,23 +10,14 @@ import pytest
 from cluster.check import check
 from rewarders.certificate import digest_of
 from swarm.errors import ConfigError
+from tests.minimal_recipe import MINIMAL
 
-GOOD = """
-[model]
-path = "tiny"
-[actors]
-tasks = [{ name = "reasoning_gym", family = "gcd" }]
-[rewarders]
-use = ["exact"]
-[learners]
-steps = 5
-"""
 CHANNELS = '[rewarders.channels]\nrates = [{ rewarder = "exact", false_accept = 0.1, false_reject = 0.2 }]\n'
 
 
 def recipe(folder: Path, extra: str = CHANNELS) -> Path:
     path = folder / "mine.toml"
-    path.write_text(GOOD + extra)
+    path.write_text(MINIMAL + extra)
     return path
 
 

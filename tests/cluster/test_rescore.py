@@ -17,18 +17,9 @@ from swarm.journal import RunFolder
 from swarm.schema import read_groups, write_groups
 from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
 from tests.cluster.yes_model import make_yes_model
+from tests.minimal_recipe import MINIMAL
 
 KEY = "sk-test-90ac1f7733"
-RECIPE = """
-[model]
-path = "tiny"
-[actors]
-tasks = [{ name = "reasoning_gym", family = "gcd" }]
-[rewarders]
-use = ["exact"]
-[learners]
-steps = 5
-"""
 TEXTS = ["4", "it is 4", "5", "4 apples"]
 LOOSE = "rewarders.use=[{name = 'exact', extract = 'number'}]"
 
@@ -53,7 +44,7 @@ def group(step: int, number: int, source: str) -> Group:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder.create_at(tmp_path / "run")
-    made.config.write_text(RECIPE)
+    made.config.write_text(MINIMAL)
     write_groups(made.batch(1), [group(1, 0, "sums"), group(1, 1, "words")])
     write_groups(made.batch(2), [group(2, 0, "sums")])
     return made

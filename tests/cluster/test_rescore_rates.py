@@ -21,17 +21,8 @@ from swarm.config import WeightedSpec
 from swarm.journal import RunFolder
 from swarm.schema import write_groups
 from swarm.types import Finish, Group, Prompt, Rollout, Span, Status, Verdict
+from tests.minimal_recipe import MINIMAL
 
-RECIPE = """
-[model]
-path = "tiny"
-[actors]
-tasks = [{ name = "reasoning_gym", family = "gcd" }]
-[rewarders]
-use = ["exact"]
-[learners]
-steps = 5
-"""
 GROUPS, SIZE, RIGHT = 100, 8, 0.6
 
 
@@ -54,7 +45,7 @@ def group(number: int, dice: random.Random, has_gold: bool = True) -> Group:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     made = RunFolder.create_at(tmp_path_factory.mktemp("rates") / "run")
-    made.config.write_text(RECIPE)
+    made.config.write_text(MINIMAL)
     dice = random.Random(0)
     for step in range(1, 5):
         write_groups(made.batch(step), [group(step * GROUPS + i, dice) for i in range(GROUPS // 4)])
@@ -98,7 +89,7 @@ def test_the_lines_for_a_recipe_can_be_used(folder: RunFolder, tmp_path: Path) -
     given = tomllib.loads(lines)["rewarders"]["channels"]["rates"]
     assert [r["rewarder"] for r in given] == ["noisy", "noisy-2"]
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(RECIPE.replace('use = ["exact"]', f"use = [{noisy(0.1, 0.3, 0)}, {noisy(0.2, 0.1, 1)}]") + lines)
+    recipe.write_text(MINIMAL.replace('use = ["exact"]', f"use = [{noisy(0.1, 0.3, 0)}, {noisy(0.2, 0.1, 1)}]") + lines)
     channels = check(recipe).rewarders.channels
     assert channels is not None
     assert [r.false_accept for r in channels.rates] == [r["false_accept"] for r in given]
@@ -142,7 +133,7 @@ def test_a_rewarder_that_never_votes_is_left_out_by_name(folder: RunFolder) -> N
 
 def test_answers_that_nobody_judged_are_not_counted_as_wrong(tmp_path: Path) -> None:
     made, dice = RunFolder.create_at(tmp_path / "run"), random.Random(0)
-    made.config.write_text(RECIPE)
+    made.config.write_text(MINIMAL)
     write_groups(made.batch(1), [group(i, dice, has_gold=i % 2 == 0) for i in range(60)])
     found = json.loads(rates(made, "'exact'", LOOSE, questions=20).stdout)["rates"]
     assert (found["answers"], found["unjudged"]) == (480, 240)
@@ -152,7 +143,7 @@ def test_answers_that_nobody_judged_are_not_counted_as_wrong(tmp_path: Path) -> 
 
 def test_questions_without_answers_are_said_before_anything_is_judged(tmp_path: Path) -> None:
     made = RunFolder.create_at(tmp_path / "run")
-    made.config.write_text(RECIPE)
+    made.config.write_text(MINIMAL)
     write_groups(made.batch(1), [group(i, random.Random(0), has_gold=i == 0) for i in range(3)])
     done = rates(made, "'exact'", LOOSE)
     assert done.exit_code == 2

@@ -17,6 +17,7 @@ from rewarders.worker import RewardWorker
 from swarm.config import Spec
 from swarm.errors import ConfigError
 from swarm.types import Status
+from tests.minimal_recipe import MINIMAL
 from tests.rewarders.scripted import Says
 
 DEEP = {
@@ -115,18 +116,6 @@ def test_an_inner_timeout_is_a_timeout_of_the_whole_and_inner_children_are_count
     assert asyncio.run(hangs.judge(make_group(["4"], "4")))[0].status is Status.TIMEOUT
 
 
-GOOD = """
-[model]
-path = "tiny"
-[actors]
-tasks = [{ name = "reasoning_gym", family = "gcd" }]
-[rewarders]
-use = ["exact"]
-[learners]
-steps = 5
-"""
-
-
 @pytest.mark.parametrize(
     ("use", "said"),
     [
@@ -153,7 +142,7 @@ steps = 5
 )
 def test_a_check_names_the_full_place_of_what_is_wrong_inside(tmp_path: Path, use: str, said: list[str]) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(GOOD)
+    recipe.write_text(MINIMAL)
     with pytest.raises(ConfigError) as caught:
         check(recipe, [f"rewarders.use=[{use}]"])
     found = str(caught.value).splitlines()
@@ -164,7 +153,7 @@ def test_a_check_names_the_full_place_of_what_is_wrong_inside(tmp_path: Path, us
 
 def test_a_nested_recipe_reads_back_equal(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(GOOD)
+    recipe.write_text(MINIMAL)
     use = "{ name = 'route', to = { gcd = { name = 'gate', when = 'exact', then = { name = 'exact' } } } }"
     config = check(recipe, [f"rewarders.use=[{use}]"])
     recipe.write_text(config.to_toml())
